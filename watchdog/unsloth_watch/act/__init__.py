@@ -1,0 +1,1 @@
+"""Launch, guard, relay, terminate, mend."""

@@ -1,0 +1,1 @@
+"""Settings: every option once, with its default and why, from options, environment, TOML and profiles."""

@@ -1,0 +1,1 @@
+"""From evidence to a cause, a culprit and remedies. Pure; one rule a module."""

@@ -1,0 +1,1 @@
+"""The optional part inside the user's process. Standard library only."""

@@ -1,0 +1,139 @@
+"""A sample: everything that one tick saw of a job, immutable and with its own clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from unsloth_watch.model.process import ProcessRef, ProcessSample
+
+
+class Reading(msgspec.Struct, frozen=True, array_like=True):
+    """A line of output reduced to what can advance.
+
+    Attributes:
+        shape: Hash of the line with its numbers taken out, 8 hex digits: the same statement prints the same shape.
+        name: Word or sign that names the number (``step``, ``loss``, ``n/total``, ``%``); empty for a line without numbers.
+        value: The number; 0 for a line without numbers.
+        total: What the number counts towards, where the line says so (``30/60`` → 60).
+    """
+
+    shape: str
+    name: str = ""
+    value: float = 0.0
+    total: float | None = None
+
+
+class OutputSample(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the command has printed.
+
+    Attributes:
+        total_bytes: Bytes printed so far on both streams.
+        lines: Lines ended so far by ``\\n`` or ``\\r``.
+        readings: Readings of the lines that are new since the previous sample, newest last, bounded.
+        is_blocked: True while our own reader cannot keep up, so the command may be waiting for us.
+        prompt: The unfinished last line where it has stood still for a tick (``Continue? [y/N] ``), else None.
+    """
+
+    total_bytes: int
+    lines: int
+    readings: tuple[Reading, ...] = ()
+    is_blocked: bool = False
+    prompt: str | None = None
+
+
+class FileSample(msgspec.Struct, frozen=True, array_like=True):
+    """An open regular file of the job.
+
+    Attributes:
+        device: Device number of the file system (``major:minor`` as one integer) or mount id where that is unknown.
+        inode: Inode number.
+        path: Path as the kernel shows it.
+        offset: Furthest file offset among the job's descriptors, bytes.
+        size: Size in bytes; None where asking could block (network and FUSE file systems).
+        is_writer: Whether a descriptor is open for writing.
+    """
+
+    device: int
+    inode: int
+    path: str
+    offset: int
+    size: int | None
+    is_writer: bool
+
+
+class GpuSample(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One GPU device. Rates are over the time since the previous sample; ``None`` means unknown.
+
+    Attributes:
+        index: Device index as NVML counts.
+        uuid: Device's UUID.
+        utilization: Percent of time in which a kernel was resident (does not mean work).
+        memory_bytes: Memory in use on the device, bytes.
+        power_w: Board power, watts.
+        sm: Percent of SMs active (GPM).
+        tensor: Percent of peak of the tensor cores (GPM).
+        dram: Percent of peak memory bandwidth (GPM).
+        pcie_rx: Bytes per second from host to device.
+        pcie_tx: Bytes per second from device to host.
+        own_memory_bytes: Memory held on it by processes of the job, bytes.
+        own_utilization: Percent that NVML attributes to processes of the job.
+        is_shared: Whether processes outside the job use the device too.
+    """
+
+    index: int
+    uuid: str
+    utilization: float | None = None
+    memory_bytes: int | None = None
+    power_w: float | None = None
+    sm: float | None = None
+    tensor: float | None = None
+    dram: float | None = None
+    pcie_rx: float | None = None
+    pcie_tx: float | None = None
+    own_memory_bytes: int | None = None
+    own_utilization: float | None = None
+    is_shared: bool = False
+
+
+class Look(msgspec.Struct, frozen=True, array_like=True):
+    """One nonblocking look at the stack of a process's main thread.
+
+    Attributes:
+        ref: The process.
+        stack: Hash of the whole stack (function, file, line), 8 hex digits.
+        top: Innermost frames as ``function (file:line)``, innermost first, at most six.
+        is_active: What py-spy thinks; described, never decided by.
+    """
+
+    ref: ProcessRef
+    stack: str
+    top: tuple[str, ...]
+    is_active: bool
+
+
+class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One tick.
+
+    Attributes:
+        at: Monotonic seconds, from the supervisor's one clock; the judge has no other time.
+        wall: Unix time in seconds, for people only.
+        processes: The job's processes, zombies included, in no order that matters; None if /proc could not be read.
+        output: The command's output; None where it is not relayed (``--capture inherit``).
+        files: Open regular files; None if unreadable.
+        gpus: Devices that the job can see; None if unknown, empty if there is none.
+        looks: Stack looks that were taken since the previous sample.
+        gap_s: Seconds in which the machine or the supervisor did not run (suspend, SIGSTOP); no evidence either way.
+        degraded: Names of the sensors that could not answer this time.
+        heartbeats: Newest ``X_STEP`` or watchdog count that the command itself reported, if it ever did.
+    """
+
+    at: float
+    wall: float
+    processes: tuple[ProcessSample, ...] | None
+    output: OutputSample | None = None
+    files: tuple[FileSample, ...] | None = None
+    gpus: tuple[GpuSample, ...] | None = None
+    looks: tuple[Look, ...] = ()
+    gap_s: float = 0.0
+    degraded: tuple[str, ...] = ()
+    heartbeats: int | None = None

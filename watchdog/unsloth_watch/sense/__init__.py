@@ -1,0 +1,1 @@
+"""Cheap periodic sensing: one tick reads the job; a sensor answers None when it cannot know."""

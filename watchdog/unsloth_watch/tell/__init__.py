@@ -1,0 +1,1 @@
+"""Events, records, reports, redaction: everything that is written for people and their tools."""
