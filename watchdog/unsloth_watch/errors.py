@@ -64,7 +64,7 @@ class LaunchError(WatchError):
         self.exit_code = EXIT_NOT_FOUND if errno == 2 else EXIT_NOT_EXECUTABLE
 
 
-class CannotLook(WatchError):
+class CannotLookError(WatchError):
     """A process cannot be inspected: it does not exist or may not be read."""
 
     exit_code = 3

@@ -24,11 +24,11 @@ class Reading(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OutputSample(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the command has printed.
+    r"""What the command has printed.
 
     Attributes:
         total_bytes: Bytes printed so far on both streams.
-        lines: Lines ended so far by ``\\n`` or ``\\r``.
+        lines: Lines ended so far by ``\n`` or ``\r``.
         readings: Readings of the lines that are new since the previous sample, newest last, bounded.
         is_blocked: True while our own reader cannot keep up, so the command may be waiting for us.
         prompt: The unfinished last line where it has stood still for a tick (``Continue? [y/N] ``), else None.
