@@ -43,6 +43,9 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         wait_channel: Kernel function it sleeps in; empty when running, None if unreadable.
         cpu_s: CPU seconds used.
         vctx: Voluntary context switches.
+        call: Name of the system call; None when in none, or when it is none of those that matter for waits.
+        wait: What it waits for, as a phrase for people (``reads from fd 0 → pipe:[12] (standard input)``); None when unknown.
+        wait_fds: Descriptors that the call waits on, those of poll, select and epoll included.
     """
 
     tid: int
@@ -56,15 +59,27 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     wait_channel: str | None = None
     cpu_s: float | None = None
     vctx: int | None = None
+    call: str | None = None
+    wait: str | None = None
+    wait_fds: tuple[int, ...] = ()
 
 
 class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An open descriptor: number, what it points to, and its position and flags where readable."""
+    """An open descriptor.
+
+    Attributes:
+        fd: Number.
+        target: Path, ``pipe:[n]``, ``socket:[n]`` or ``anon_inode:…``.
+        offset: Position; None if unreadable.
+        flags: Flags of ``open(2)``; None if unreadable.
+        peer: Both ends and the state of a TCP socket (``tcp 10.0.0.1:4000 → 10.0.0.2:443 ESTABLISHED``); None for all else.
+    """
 
     fd: int
     target: str
     offset: int | None = None
     flags: int | None = None
+    peer: str | None = None
 
 
 class FileLock(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -111,6 +126,7 @@ class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         python_version: As py-spy or the executable says; None if it is no Python or unknown.
         stack_method: Which rung of the ladder answered: ``native``, ``plain``, ``nonblocking``; None if none did.
         missing: What could not be had and why, one phrase each.
+        notes: What is worth knowing and is no fault: not a Python process, a zombie, why the nonblocking rung was taken.
     """
 
     ref: ProcessRef
@@ -127,6 +143,7 @@ class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     python_version: str | None = None
     stack_method: str | None = None
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def main_thread(self) -> ThreadEvidence | None:

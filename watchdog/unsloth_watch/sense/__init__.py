@@ -1,1 +1,1 @@
-"""Cheap periodic sensing: one tick reads the job; a sensor answers None when it cannot know."""
+"""Senses: cheap and periodic. Each answers None when it cannot know, and none can stop another."""

@@ -1,0 +1,231 @@
+"""Deadlines for calls and commands that may never come back.
+
+Reads of ``cmdline``, ``environ``, ``maps`` and ``mem`` take the target's mmap_lock, ``syscall`` its exec lock, and a file probe takes
+whatever its file system takes: each of them can block for as long as the job hangs. They run in a daemon thread here that is abandoned
+when it is late; the kernel ends it together with the supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+MAX_ABANDONED = 64
+"""Threads that may be stuck at once. Each costs about 100 kB; 64 stuck reads say all that a hung file system can say."""
+MAX_OUTPUT_BYTES = 32 << 20
+"""Output kept of a command. py-spy's JSON for 200 threads of 40 native frames with locals is about 4 MB."""
+_KILL_GRACE_S = 1.0
+# A command that has been killed ends within a few ms; a second means that it sits in D state, and its thread waits for it alone.
+
+
+class DeadlineError(Exception):
+    """A call did not come back in time; it may still be running in its abandoned thread."""
+
+
+class Deadline:
+    """A point in monotonic time that several steps share.
+
+    Args:
+        seconds: Seconds from now.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._at = time.monotonic() + seconds
+
+    def left(self, at_most: float = float("inf")) -> float:
+        """Return the seconds that are left, never below 0 and never above ``at_most``."""
+        return max(0.0, min(at_most, self._at - time.monotonic()))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time has passed."""
+        return self.left() <= 0
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a command ended.
+
+    Attributes:
+        rc: Exit status, negative for a signal; None where it had not ended when the deadline passed.
+        stdout: What it wrote, at most the limit.
+        stderr: What it wrote, at most the limit.
+        timed_out: Whether it was killed because its time was over.
+        is_truncated: Whether it was killed because it wrote more than the limit.
+        seconds: Wall seconds it took.
+    """
+
+    rc: int | None
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool = False
+    is_truncated: bool = False
+    seconds: float = 0.0
+
+
+_lock = threading.Lock()
+_abandoned: list[threading.Thread] = []
+_own_pids: set[int] = set()
+_spawning = 0
+
+
+def own_pids() -> frozenset[int]:
+    """Return the PIDs of children that belong to captures, not to the job, and that are reaped here.
+
+    The supervisor is a subreaper. It looks for an ended child without reaping it (``waitid`` with ``WNOWAIT``), and only **then** asks
+    `is_spawning` and this function: a PID that is neither here nor possibly about to be is not ours. Never blocks.
+    """
+    with _lock:
+        return frozenset(_own_pids)
+
+
+def is_spawning() -> bool:
+    """Return whether a child is being started whose PID is not known yet: leave unknown ended children until the next tick."""
+    with _lock:
+        return _spawning > 0
+
+
+def within(seconds: float, function: Callable[..., T], *args: object) -> T:
+    """Return ``function(*args)``, or give it up.
+
+    Args:
+        seconds: Seconds to wait for it.
+        function: Runs in a daemon thread of its own; about 60 µs more than a plain call.
+        *args: Its arguments.
+
+    Raises:
+        DeadlineError: It is late, or too many earlier calls are stuck to start another.
+        BaseException: Whatever the function raised.
+    """
+    with _lock:
+        _abandoned[:] = [thread for thread in _abandoned if thread.is_alive()]
+        if len(_abandoned) >= MAX_ABANDONED:
+            raise DeadlineError(f"{len(_abandoned)} earlier reads are still stuck")
+    results: list[T] = []
+    faults: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            results.append(function(*args))
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller, whatever it is
+            faults.append(error)
+
+    thread = threading.Thread(target=call, name=f"within-{getattr(function, '__name__', 'call')}", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if faults:
+        raise faults[0]
+    if results:
+        return results[0]
+    with _lock:
+        _abandoned.append(thread)
+    raise DeadlineError(f"no answer within {seconds:.3g} s")
+
+
+def run_command(
+    argv: Sequence[str],
+    deadline_s: float,
+    *,
+    env: Mapping[str, str] | None = None,
+    limit: int = MAX_OUTPUT_BYTES,
+) -> Outcome:
+    """Run a command with closed stdin, in a session of its own, and SIGKILL that session when the time is over.
+
+    Args:
+        argv: Command; the first item should be an absolute path.
+        deadline_s: Seconds for all of it.
+        env: Its environment; None for ours.
+        limit: Bytes kept of each of stdout and stderr; more ends it.
+
+    Raises:
+        OSError: It could not be started.
+        DeadlineError: The file system that holds the program does not answer, or too many earlier calls are stuck.
+    """
+    # CPython holds the interpreter lock across vfork and exec: a program on a dead NFS server would freeze every thread of the
+    # supervisor. Its first page is therefore read in a thread that can be abandoned.
+    if os.path.isabs(argv[0]):
+        within(deadline_s, _touch, argv[0])
+    try:
+        return within(deadline_s + _KILL_GRACE_S, _run, list(argv), deadline_s, None if env is None else dict(env), limit)
+    except DeadlineError:
+        return Outcome(None, b"", b"", timed_out=True, seconds=deadline_s)
+
+
+def _touch(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
+def _run(argv: list[str], deadline_s: float, env: dict[str, str] | None, limit: int) -> Outcome:
+    global _spawning  # noqa: PLW0603 - one count for the process, as its children are
+    start = time.monotonic()
+    deadline = Deadline(deadline_s)
+    with _lock:
+        _spawning += 1
+    try:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
+        )
+        with _lock:
+            _own_pids.add(process.pid)
+    finally:
+        with _lock:
+            _spawning -= 1
+    try:
+        stdout, stderr, is_truncated, timed_out = _collect(process, deadline, limit)
+    finally:
+        if process.returncode is None:
+            _kill_session(process.pid)
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        process.wait()  # in D state this takes as long as it takes, in an abandoned thread; the PID stays registered until then
+        with _lock:
+            _own_pids.discard(process.pid)
+    return Outcome(process.returncode, stdout, stderr, timed_out, is_truncated, time.monotonic() - start)
+
+
+def _kill_session(pid: int) -> None:
+    """SIGKILL a child that has not been reaped yet, so that its PID cannot be anybody else's, and what it started."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        os.kill(pid, signal.SIGKILL)  # it has not reached setsid() yet
+
+
+def _collect(process: subprocess.Popen[bytes], deadline: Deadline, limit: int) -> tuple[bytes, bytes, bool, bool]:
+    """Read both pipes to their ends and wait; return stdout, stderr, whether the limit and whether the deadline cut it off."""
+    assert process.stdout is not None
+    assert process.stderr is not None
+    outputs = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
+    first, second = outputs
+    is_truncated = False
+    with selectors.DefaultSelector() as selector:
+        for descriptor in outputs:
+            selector.register(descriptor, selectors.EVENT_READ)
+        while selector.get_map() and not deadline.is_over and not is_truncated:
+            for key, _ in selector.select(deadline.left()):
+                chunk = os.read(key.fd, 1 << 16)
+                outputs[key.fd] += chunk
+                is_truncated |= len(outputs[key.fd]) > limit
+                if not chunk:
+                    selector.unregister(key.fd)
+    timed_out = False
+    if not is_truncated:
+        try:
+            process.wait(deadline.left())
+        except subprocess.TimeoutExpired:
+            timed_out = True
+    return bytes(outputs[first][:limit]), bytes(outputs[second][:limit]), is_truncated, timed_out

@@ -1,0 +1,174 @@
+"""One process as /proc shows it, before any tool touches it; each blocking read has its own deadline."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+
+from unsloth_watch.capture.deadline import DeadlineError, within
+from unsloth_watch.capture.descriptors import OpenFile, read_open_files
+from unsloth_watch.capture.text import decode
+from unsloth_watch.capture.waits import Task, parse_stat, parse_status, read_file, read_tasks
+from unsloth_watch.model.process import ProcessRef
+
+T = TypeVar("T")
+
+_READ_S = 1.0
+"""Deadline of one group of reads: they take 10 ms for 200 threads, and a second means that a lock of the kernel is held."""
+
+
+class ProcessRead(msgspec.Struct, frozen=True):
+    """What was read of a process; ``None`` is unreadable.
+
+    Attributes:
+        ref: Identity.
+        ppid: Parent's PID.
+        state: State letter of the main thread.
+        command: Argument vector.
+        executable: Path of the program.
+        cwd: Working directory.
+        environment: Environment at exec.
+        uid: Effective user id.
+        tracer_pid: Process that traces it, 0 for none.
+        tasks: Threads, main first.
+        namespace_tids: Thread ids in the process's own PID namespace, by those in ours, where the two differ.
+        files: Open descriptors.
+        missing: What could not be had and why.
+    """
+
+    ref: ProcessRef
+    ppid: int
+    state: str
+    command: tuple[str, ...] | None = None
+    executable: str | None = None
+    cwd: str | None = None
+    environment: dict[str, str] | None = None
+    uid: int | None = None
+    tracer_pid: int = 0
+    tasks: tuple[Task, ...] = ()
+    namespace_tids: dict[int, int] = {}
+    files: tuple[OpenFile, ...] | None = None
+    missing: tuple[str, ...] = ()
+
+    @property
+    def is_zombie(self) -> bool:
+        """Whether it has ended and nobody has waited for it yet."""
+        return self.state in "ZX" and len(self.tasks) <= 1
+
+    @property
+    def python_version(self) -> str | None:
+        """The version in the name of its program (``python3.11``), if there is one."""
+        match = re.search(r"python(\d\.\d+)$", self.executable or "")
+        return match[1] if match else None
+
+    @property
+    def is_named_python(self) -> bool:
+        """Whether its program's file name says that it is an interpreter; a program that embeds one says nothing."""
+        return re.match(r"(python|pypy)", os.path.basename(self.executable or "")) is not None
+
+
+def read_process(ref: ProcessRef) -> ProcessRead | None:
+    """Return what /proc says about a process, or None when it has ended (a PID that was reused has ended, too)."""
+    folder = f"/proc/{ref.pid}"
+    try:
+        stat = parse_stat(read_file(f"{folder}/stat"))
+        status = parse_status(read_file(f"{folder}/status"))
+    except OSError:
+        return None
+    if stat is None or stat.start_ticks != ref.start_ticks:
+        return None
+    missing: list[str] = []
+    is_zombie = stat.state in "ZX"
+    tasks = _attempt(missing, ref, "threads and their waits", read_tasks) or ()
+    files = command = environment = None
+    if not is_zombie:
+        files = _attempt(missing, ref, "open descriptors", read_open_files)
+        command = _attempt(missing, ref, "command line", _read_command)
+        environment = _attempt(missing, ref, "environment", _read_environment)
+        if tasks and all(task.wait_channel is None and task.syscall is None for task in tasks):
+            missing.append(f"system calls of PID {ref.pid}: not readable; {_REMEDY}")
+    if not _is_same(ref):
+        return None
+    uids = status.get("Uid", "").split()
+    return ProcessRead(
+        ref=ref,
+        ppid=stat.ppid,
+        state=stat.state,
+        command=command,
+        executable=_read_link(f"{folder}/exe"),
+        cwd=_read_link(f"{folder}/cwd"),
+        environment=environment,
+        uid=int(uids[1]) if len(uids) > 1 else None,
+        tracer_pid=int(status.get("TracerPid", "0") or 0),
+        tasks=tasks,
+        namespace_tids=_namespace_tids(ref.pid, tasks, status),
+        files=files,
+        missing=tuple(missing),
+    )
+
+
+_REMEDY = "run as the job's user or with CAP_SYS_PTRACE"
+
+
+def _attempt(missing: list[str], ref: ProcessRef, what: str, read: Callable[[int], T]) -> T | None:
+    """Return what ``read`` gives within its deadline, or say in ``missing`` why it does not."""
+    try:
+        return within(_READ_S, read, ref.pid)
+    except DeadlineError as error:
+        missing.append(f"{what} of PID {ref.pid}: {error}; the kernel holds a lock of the process, look at its threads in state D")
+    except PermissionError:
+        missing.append(f"{what} of PID {ref.pid}: no permission; {_REMEDY}")
+    except OSError as error:
+        if _is_same(ref):
+            missing.append(f"{what} of PID {ref.pid}: {error.strerror}")
+    return None
+
+
+def _is_same(ref: ProcessRef) -> bool:
+    """Return whether the process is still the one that is meant."""
+    return read_start(ref.pid) == ref.start_ticks
+
+
+def read_start(pid: int) -> int | None:
+    """Return a process's start time in clock ticks since boot, or None when there is no such process."""
+    try:
+        stat = parse_stat(read_file(f"/proc/{pid}/stat"))
+    except OSError:
+        return None
+    return None if stat is None else stat.start_ticks
+
+
+def _read_command(pid: int) -> tuple[str, ...]:
+    raw = read_file(f"/proc/{pid}/cmdline")
+    return tuple(decode(word) for word in raw.removesuffix(b"\0").split(b"\0")) if raw else ()
+
+
+def _read_environment(pid: int) -> dict[str, str]:
+    pairs = (entry.partition(b"=") for entry in read_file(f"/proc/{pid}/environ").split(b"\0") if b"=" in entry)
+    return {decode(name): decode(value) for name, _, value in pairs}
+
+
+def _read_link(path: str) -> str | None:
+    try:
+        return decode(os.readlink(path.encode()))
+    except OSError:
+        return None
+
+
+def _namespace_tids(pid: int, tasks: tuple[Task, ...], status: dict[str, str]) -> dict[int, int]:
+    """Return inner thread ids by outer ones for a process in a PID namespace below ours: Python knows the inner ones only."""
+    if len(status.get("NSpid", "").split()) < 2:
+        return {}
+    inner = {}
+    for task in tasks:
+        try:
+            ids = parse_status(read_file(f"/proc/{pid}/task/{task.tid}/status")).get("NSpid", "").split()
+        except OSError:
+            continue
+        if len(ids) > 1:
+            inner[task.tid] = int(ids[-1])
+    return inner

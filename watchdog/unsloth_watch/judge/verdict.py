@@ -1,0 +1,201 @@
+"""The judgement: one sample in, one verdict out, never a look at a clock or at the machine.
+
+The questions, in this order: did the work move? did data move on to new ground? does somebody compute? If none of these, the
+stall timeout runs. It is never asked whether the job is busy: the unbounded import loop of unsloth_zoo 2025.3.1 reads files 180
+times a second and gets nowhere.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from unsloth_watch.judge.data import has_gpu_effort, weigh_files, weigh_gpus, weigh_processes
+from unsloth_watch.judge.effort import Effort, Kind, measure_effort, tick_of
+from unsloth_watch.judge.memory import Memory
+from unsloth_watch.judge.phase import guess_phase
+from unsloth_watch.judge.rules import COMPUTING_CORE, GPU_BUSY_PERCENT, Rules
+from unsloth_watch.judge.stacks import MOST_LOOKS, is_closed_set
+from unsloth_watch.judge.work import broken_rhythm, weigh_readings
+from unsloth_watch.model.sample import Sample
+from unsloth_watch.model.verdict import Progress, State, Tier, Verdict
+
+_IDLE = Effort(Kind.NONE, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, "")
+
+
+def judge(memory: Memory, sample: Sample, rules: Rules) -> tuple[Memory, Verdict]:
+    """Return the memory after ``sample``, and what to think of the job.
+
+    Args:
+        memory: From the previous sample, ``Memory()`` for the first of an attempt.
+        sample: The newest sample; its ``at`` must not be older than the previous one's.
+        rules: What the user chose.
+    """
+    if memory.at is None:
+        return _begin(memory, sample), Verdict(
+            State.STARTING, sample.at, 0.0, rules.stall_s, None, ("first sample",), phase="start"
+        )
+    # Time in which nobody ran, or in which the processes could not be seen, is no silence.
+    elapsed = max(0.0, sample.at - memory.clock)
+    lost = min(elapsed, sample.gap_s) if sample.processes is not None else elapsed
+    memory = msgspec.structs.replace(memory, lost_s=memory.lost_s + lost, clock=sample.at)
+    at = sample.at - memory.lost_s
+    memory, found = _weigh(memory, sample, rules, at)
+    memory, effort = _measure(memory, sample, rules, at)
+    memory = _remember(memory, sample, found, effort, at)
+    return _conclude(memory, sample, rules, effort)
+
+
+def _begin(memory: Memory, sample: Sample) -> Memory:
+    at = sample.at
+    memory = msgspec.structs.replace(
+        memory, at=at, clock=at, progress_at=at, effort_at=at, churn_at=at, heartbeats=sample.heartbeats
+    )
+    # The first sample only sets the marks that later ones are measured against.
+    rules = Rules()
+    memory, _ = _weigh(memory, sample, rules, at)
+    if sample.processes is not None:
+        memory = msgspec.structs.replace(memory, ticks=(tick_of(sample.processes, at),))
+    return memory
+
+
+def _weigh(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[Memory, list[Progress]]:
+    """Collect all evidence that the work got further, strongest first."""
+    found: list[Progress] = []
+    work, data = memory.work, memory.data
+    if sample.heartbeats is not None and memory.heartbeats is not None and sample.heartbeats != memory.heartbeats:
+        found.append(Progress(at, Tier.WORK, "heartbeat", f"the command reported step {sample.heartbeats}"))
+    if sample.output is not None:
+        work, more = weigh_readings(work, sample.output.readings, at)
+        found += more
+    if sample.files is not None:
+        data, more = weigh_files(data, sample.files, rules, at)
+        found += more
+    if sample.processes is not None:
+        data, more = weigh_processes(data, sample.processes, rules, at)
+        found += more
+    if sample.gpus is not None:
+        data, more = weigh_gpus(data, sample.gpus, at)
+        found += more
+    heartbeats = sample.heartbeats if sample.heartbeats is not None else memory.heartbeats
+    return msgspec.structs.replace(memory, work=work, data=data, heartbeats=heartbeats), sorted(found, key=lambda one: one.tier)
+
+
+def _measure(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[Memory, Effort]:
+    if sample.processes is None or not memory.ticks:
+        ticks = memory.ticks if sample.processes is None else (tick_of(sample.processes, at),)
+        return msgspec.structs.replace(memory, ticks=ticks), _IDLE
+    now = tick_of(sample.processes, at)
+    effort = measure_effort(memory.ticks, now, rules)
+    # Keep one tick that is older than the window, so that the window is always whole.
+    old = [tick for tick in memory.ticks if at - tick.at > rules.effort_s][-1:]
+    kept = (*old, *(tick for tick in memory.ticks if at - tick.at <= rules.effort_s), now)
+    return msgspec.structs.replace(memory, ticks=kept), effort
+
+
+def _remember(memory: Memory, sample: Sample, found: list[Progress], effort: Effort, at: float) -> Memory:
+    has_effort = effort.kind is not Kind.NONE
+    if sample.gpus and has_gpu_effort(sample.gpus, GPU_BUSY_PERCENT):
+        has_effort = True
+    # While our own relay is behind, the command may be waiting for us and nobody else.
+    if sample.output is not None and sample.output.is_blocked:
+        has_effort = True
+    if found:
+        memory = msgspec.structs.replace(
+            memory, progress=found[0], progress_at=at, effort_at=at, churn_at=at, looks=(), asked_at=None
+        )
+    else:
+        memory = msgspec.structs.replace(
+            memory,
+            effort_at=at if has_effort else memory.effort_at,
+            churn_at=at if effort.kind is Kind.CHURNING else memory.churn_at,
+            looks=(*memory.looks, *sample.looks)[-MOST_LOOKS:],
+        )
+    phase, _ = guess_phase(memory.phase, sample.looks, sample.output.readings if sample.output is not None else ())
+    return msgspec.structs.replace(memory, at=at, phase=phase)
+
+
+def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> tuple[Memory, Verdict]:
+    at = memory.at or 0.0
+    missing = _missing_senses(sample)
+    # Without a sense the judge is slower, never bolder.
+    patience = 2.0 if missing else 1.0
+    silent_s, idle_s = at - memory.progress_at, at - memory.effort_at
+    broken = broken_rhythm(memory.work, rules, at)
+    is_circling = broken is not None and is_closed_set(memory.looks)
+    busy_limit = patience * (2 * rules.stall_s if is_circling else rules.busy_s)
+    if not is_circling and memory.churn_at > memory.progress_at:
+        # It paged or ended children lately: that much longer, but not for ever.
+        busy_limit = max(busy_limit, patience * rules.churn_s)
+    stall_limit = patience * rules.stall_s
+    is_hung = idle_s >= stall_limit or silent_s >= busy_limit
+    is_computing = idle_s < rules.look_after_s and silent_s >= rules.look_after_s
+    if is_hung:
+        state = State.HUNG
+    elif silent_s < rules.look_after_s:
+        state = State.PROGRESSING
+    elif is_computing:
+        state = State.COMPUTING
+    else:
+        state = State.SUSPECTED if idle_s >= rules.suspect_after_s else State.QUIET
+    wants_look = _wants_look(memory, rules, at, idle_s=idle_s, is_broken=broken is not None)
+    if wants_look:
+        memory = msgspec.structs.replace(memory, asked_at=at)
+    reasons = _reasons(memory, effort, silent_s=silent_s)
+    if broken is not None:
+        reasons.append(f"the rhythm of {broken.name} broke at {broken.best:g}" + (f" of {broken.total:g}" if broken.total else ""))
+    if is_circling:
+        reasons.append(f"{len(memory.looks)} looks at the stacks found {len({look.stack for look in memory.looks})} places")
+    return memory, Verdict(
+        state=state,
+        at=sample.at,
+        quiet_s=silent_s if is_computing or silent_s >= busy_limit else idle_s,
+        limit_s=busy_limit if is_computing or silent_s >= busy_limit else stall_limit,
+        last_progress=memory.progress,
+        reasons=tuple(reasons),
+        wants_look=wants_look,
+        phase=memory.phase,
+        degraded=missing,
+    )
+
+
+def _missing_senses(sample: Sample) -> tuple[str, ...]:
+    """Return the senses whose absence could hide progress."""
+    missing = []
+    processes = sample.processes
+    if processes is None:
+        missing.append("processes")
+    elif any(process.read_bytes is None for process in processes if process.state not in "ZX"):
+        missing.append("process I/O")
+    if sample.output is None:
+        missing.append("output")
+    if sample.files is None:
+        missing.append("files")
+    if sample.gpus is None and (processes is None or any(process.has_gpu for process in processes)):
+        missing.append("gpu")
+    return tuple(missing)
+
+
+def _wants_look(memory: Memory, rules: Rules, at: float, *, idle_s: float, is_broken: bool) -> bool:
+    """Ask rarer and rarer while idle; steadily while a rhythm is broken, where many looks are needed."""
+    if idle_s < rules.look_after_s and not is_broken:
+        return False
+    if memory.asked_at is None:
+        return True
+    since = at - memory.asked_at
+    if is_broken:
+        return since >= rules.stall_s / 30
+    return since >= max(rules.look_after_s, idle_s / 4)
+
+
+def _reasons(memory: Memory, effort: Effort, *, silent_s: float) -> list[str]:
+    last = memory.progress.detail if memory.progress is not None else "none since the start"
+    reasons = [f"no work and no data moved for {silent_s:.0f} s (last: {last})"]
+    if effort.kind is not Kind.NONE:
+        reasons.append(effort.detail)
+    elif effort.seconds:
+        reasons.append(f"{effort.core:.1%} of a core over {effort.seconds:.0f} s (computing starts at {COMPUTING_CORE:.0%})")
+    if effort.calls >= 1 or effort.wakeups >= 1:
+        reasons.append(
+            f"{effort.calls:.0f} reads/s, {effort.volume / 1024:.1f} KiB/s and {effort.wakeups:.0f} wake-ups/s, all on known ground"
+        )
+    return reasons

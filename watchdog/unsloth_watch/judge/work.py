@@ -1,0 +1,140 @@
+"""Work counters: which readings of the output say that the work got further.
+
+A number that grows towards a total or by steps counts; the same line with another time or memory figure has no counter at all
+(``sense`` leaves those out), and a line of a shape never seen before counts once: the program reached a new place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from unsloth_watch.judge.rules import CADENCE_FACTOR, CADENCE_INTERVALS, MOST_SHAPES, Rules
+from unsloth_watch.model.sample import Reading
+from unsloth_watch.model.verdict import Progress, Tier
+
+METRICS = frozenset(
+    {"loss", "eval_loss", "train_loss", "grad_norm", "learning_rate", "lr", "accuracy", "acc", "reward", "perplexity", "kl"}
+)
+"""Results of a step: any new value says that a step was made, growing or not."""
+NOISE = (
+    frozenset({"attempt", "attempts", "retry", "retries", "retrying", "try", "tries", "poll", "polling", "ping"})
+    | frozenset({"waited", "waiting", "elapsed", "heartbeat", "alive", "tick", "uptime", "sleeping", "timeout"})
+    | frozenset({"seconds", "sec", "secs", "memory", "mem", "rss", "gpu", "cpu", "temp", "temperature", "port", "pid"})
+)
+"""Names under which numbers grow while nothing gets done."""
+_INTERVALS_KEPT = 50
+_VALUES_KEPT = 8
+_CLOCK_ADVANCES = 4
+"""Advances after which a counter that keeps step with the clock is taken for one."""
+
+
+class Counter(msgspec.Struct, frozen=True):
+    """One counter: the same name in lines of the same shape.
+
+    Attributes:
+        name: As the output calls it.
+        best: Furthest value of this pass.
+        total: What it counts towards.
+        advanced_at: When it last advanced, effective seconds.
+        started_at: When this pass began.
+        started_from: Value then.
+        intervals: Seconds between advances, newest last.
+        recent: Newest values, for metrics.
+    """
+
+    name: str
+    best: float
+    total: float | None
+    advanced_at: float
+    started_at: float
+    started_from: float
+    intervals: tuple[float, ...] = ()
+    recent: tuple[float, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it stands at its total: then no next step is due."""
+        return self.total is not None and self.best >= self.total
+
+    @property
+    def is_clock(self) -> bool:
+        """Whether it merely counts seconds (or milliseconds): it keeps step with the time that passed."""
+        if len(self.intervals) < _CLOCK_ADVANCES or self.total is not None:
+            return False
+        elapsed, counted = self.advanced_at - self.started_at, self.best - self.started_from
+        return any(abs(counted - elapsed * unit) <= 0.05 * elapsed * unit for unit in (1.0, 1000.0))
+
+    def rhythm_broke_at(self, rules: Rules) -> float | None:
+        """When the next advance was due at the very latest, effective seconds; None without a believable rhythm."""
+        if len(self.intervals) < CADENCE_INTERVALS or self.is_complete:
+            return None
+        return self.advanced_at + max(rules.rhythm_s, CADENCE_FACTOR * max(self.intervals))
+
+
+class WorkMemory(msgspec.Struct, frozen=True):
+    """Counters by key, the shapes seen, and which counter advanced last."""
+
+    counters: Mapping[str, Counter] = {}
+    shapes: frozenset[str] = frozenset()
+    leading: str | None = None
+
+
+def weigh_readings(memory: WorkMemory, readings: tuple[Reading, ...], at: float) -> tuple[WorkMemory, list[Progress]]:
+    """Return the memory after these readings, and the progress that they show."""
+    if not readings:
+        return memory, []
+    counters = dict(memory.counters)
+    shapes = set(memory.shapes)
+    leading = memory.leading
+    found: list[Progress] = []
+    for reading in readings:
+        if reading.shape not in shapes and len(shapes) < MOST_SHAPES:
+            shapes.add(reading.shape)
+            found.append(Progress(at, Tier.DATA, "output", "a line of a kind not seen before"))
+        if not reading.name or reading.name in NOISE:
+            continue
+        key = f"{reading.shape}/{reading.name}/{reading.total}"
+        before = counters.get(key)
+        after = _advance(before, reading, at)
+        if after is None:
+            continue
+        counters[key] = after
+        if before is not None and after.advanced_at == at and not after.is_clock:
+            leading = key
+            goal = f" of {after.total:g}" if after.total is not None else ""
+            found.append(Progress(at, Tier.WORK, "counter", f"{after.name} {before.best:g} → {after.best:g}{goal}"))
+    return WorkMemory(counters, frozenset(shapes), leading), found
+
+
+def _advance(before: Counter | None, reading: Reading, at: float) -> Counter | None:
+    """Return the counter after ``reading``, or None where it says nothing new."""
+    if before is None:
+        return Counter(reading.name, reading.value, reading.total, at, at, reading.value, recent=(reading.value,))
+    if reading.name in METRICS:
+        if reading.value in before.recent:
+            return None
+        return _moved(before, reading.value, at, (*before.recent, reading.value)[-_VALUES_KEPT:])
+    if reading.value > before.best:
+        return _moved(before, reading.value, at, before.recent)
+    if reading.value < before.best and before.is_complete:
+        # A bar that was full starts again: the next pass. Not its rhythm: the pause between passes is no step.
+        return msgspec.structs.replace(before, best=reading.value, advanced_at=at, started_at=at, started_from=reading.value)
+    return None
+
+
+def _moved(before: Counter, value: float, at: float, recent: tuple[float, ...]) -> Counter:
+    intervals = before.intervals
+    if at > before.advanced_at:
+        intervals = (*intervals, at - before.advanced_at)[-_INTERVALS_KEPT:]
+    return msgspec.structs.replace(before, best=value, advanced_at=at, intervals=intervals, recent=recent)
+
+
+def broken_rhythm(memory: WorkMemory, rules: Rules, at: float) -> Counter | None:
+    """Return the counter whose rhythm has broken in mid-way, if the one that led has."""
+    counter = memory.counters.get(memory.leading) if memory.leading is not None else None
+    if counter is None:
+        return None
+    due = counter.rhythm_broke_at(rules)
+    return counter if due is not None and at >= due else None

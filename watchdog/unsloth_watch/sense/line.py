@@ -1,0 +1,256 @@
+r"""One line of output reduced to its shape and to the numbers in it that can advance.
+
+All of a line's numbers go into one pass of one pattern, in the order in which they are easily mistaken for each other: what looks
+like a date, a clock, a rate, an address or an id is taken first, so that only counters are left as plain numbers. What a number is
+called (the word before it, the unit behind it) then decides whether it may count at all. Whether it *advances* is the judge's matter.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zlib
+
+from unsloth_watch.model.sample import Reading
+
+MOST_CHARS = 400
+"""A line's part that is looked at. The pattern's worst case is quadratic, and 400² is a millisecond."""
+MOST_READINGS = 12
+"""Readings of one line; a dict of 40 metrics says nothing more by the rest."""
+
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|[\x00-\x08\x0b-\x1f\x7f]")
+_BAR = re.compile(
+    r"(?<=%)\s?\|[^|]{0,200}\|"  # tqdm, whatever its alphabet
+    r"|\[[=>#.\-]{3,200}[=>#.\- ]{0,200}\]|\[ {5,200}\]"  # keras, wget, apt
+    r"|[\u2500-\u25ff\u2800-\u28ff]+"  # blocks, lines, Braille spinners
+)
+_SPINNER = re.compile(r"^\s*[|/\\-](?=\s)|(?<=\s)[|/\\-]\s*$")
+
+_N = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+-]?\d{1,4})?"
+_SIZE = r"(?:[kKMGTP]i?)?B(?:ytes?)?\b|[kKMGTP]i?b?\b|bytes\b"
+_TOKEN = re.compile(
+    rf"""
+    (?=[-+\d?]|\b[a-fA-FIWnNi])(?:  # most places begin no token: one look instead of twenty
+    (?P<skip>
+        [0-9a-fA-F]{{8}}-(?:[0-9a-fA-F]{{4}}-){{3}}[0-9a-fA-F]{{12}}                        # uuid
+      | \b0[xX][0-9a-fA-F]+\b
+      | \b(?=[0-9a-f]{{0,63}}[a-f])(?=[a-f]{{0,63}}\d)(?!\d+e\d+\b)[0-9a-f]{{7,64}}\b       # commit, digest
+      | \b\d{{4}}[-/]\d\d[-/]\d\d(?:[T\ _-]?\d\d[:-]\d\d(?:[:-]\d\d)?(?:[.,]\d+)?(?:Z\b|[+-]\d\d:?\d\d\b)?)?
+      | \b\d\d?(?P<cut>[-/])\d\d?(?P=cut)(?:\d{{4}}|\d\d)\b                                  # 24/11/2026
+      | \b\d\d[-/]\d\d(?=\ \d\d:\d\d)                                                       # vLLM: 11-24 07:41:07
+      | \b[IWEFD]\d{{4}}(?=\ \d\d:\d\d:\d\d)(?:\ \d\d:\d\d:\d\d(?:\.\d+)?\ +\d+)?           # glog: W1124 07:41:07.1 PID
+      | \b(?:\d+\ days?,\ )?\d{{1,4}}:\d\d(?::\d\d)?(?:[.,]\d+)?\b(?!\])                       # clocks, elapsed<remaining
+      | \b\d+(?:\.\d+){{2,}}(?:[-+.\w]*\w)?(?::\d+)?                                        # versions, addresses
+      | \?(?=\s?[\w]*/s\b|,\ \?) | (?<=<)\?
+      | (?<![\w.])[+-]?{_N}\s?(?:[\w%]{{1,12}}|\w+\ \w+)?/(?:s|sec|secs|second|it|iter|step|example|sample|min|h|hr)\b  # rates
+      | (?<![\w.])(?:{_N}\ ?(?:d|h|m|min)\ ?){{1,3}}(?:{_N}\ ?s)?(?![\w/])(?<![kKMG])        # 1h30m, 2m 5s
+      | (?<![\w.]){_N}\ ?(?:ms|us|µs|ns|s|secs?|seconds?|mins?|minutes?|hrs?|hours?|days?)\b(?!/)
+      | (?<![\w.]){_N}\ ?(?:[MG]Hz|k?Wh?|mW|V|°?C|°|K)\b(?![/\w])
+    )
+    | (?<![\w./-])(?P<n>{_N})(?P<n_unit>\ ?(?:{_SIZE}))?
+        (?:\ ?/\ ?|\ of\ (?:the\ )?)(?P<total>{_N})(?P<total_unit>\ ?(?:{_SIZE}))?(?![\w/]|\.\d)
+    | (?<![\w.])(?P<percent>[+-]?{_N})\ ?%
+    | (?<![\w./-])(?P<size>{_N})\ ?(?P<size_unit>{_SIZE})(?!/)
+    | (?<![\w.)\]/-])(?P<number>[+-]?{_N})(?![\w/]|\.\d)
+    | (?<![\w.])(?P<nan>[+-]?(?:nan|inf|NaN|Inf))\b
+    | (?P<digits>\d[\d.,]*)
+    )
+    """,
+    re.VERBOSE,
+)
+_TQDM = re.compile(r"(?P<head>[^|]{0,300}?)\s?\d+%\s?\|[^|]{0,200}\|\s*(?P<count>[^\[|]{1,60}?)\s*\[(?P<tail>[^\]|]{0,200})")
+_OPEN_BAR = re.compile(rf"(?P<head>(?:.{{0,200}}?[:\s])??)(?P<n>{_N})\s?(?P<unit>(?:{_SIZE})|[A-Za-z]\w{{0,20}})\s\[\d+:\d\d[,:]")
+_KEY = re.compile(r"(?P<name>[A-Za-z_][\w./-]{0,39})(?P<quote>[\"']?)(?P<sep>\s?[=:]\s?\[?|[\s\[(#]{1,2})$")
+_UNIT = re.compile(r"\s?(?P<unit>[A-Za-z]{2,14}s|it|done)\b(?!\s?[=:]|\s[\d+-])")
+_HAS_NUMBER = re.compile(r"[\d?]|\b(?i:nan|inf)\b")
+_WORDS = re.compile(r"[a-z]+")
+
+COUNTERS = frozenset(
+    {"step", "steps", "global_step", "iter", "iters", "iteration", "iterations", "epoch", "epochs", "batch", "batches", "it",
+     "sample", "samples", "token", "tokens", "example", "examples", "row", "rows", "record", "records", "file", "files", "shard",
+     "shards", "document", "documents", "docs", "item", "items", "image", "images", "request", "requests", "reqs", "line", "lines",
+     "update", "updates", "round", "episode", "rollout", "prompt", "prompts", "sequence", "sequences", "chunk", "chunks", "page",
+     "pages", "layer", "tensor", "tensors", "block", "trial", "fold", "generation", "checkpoint", "loss", "downloaded", "processed",
+     "completed", "done", "written", "read", "part", "parts", "task", "tasks", "game", "games", "frame", "frames"}
+)  # fmt: skip
+"""Words that name a counter without a sign between (``step 12``), and units behind one (``12 samples``)."""
+NEVER = frozenset(
+    {"time", "timestamp", "ts", "date", "datetime", "elapsed", "eta", "remaining", "left", "duration", "runtime", "seconds", "second",
+     "secs", "sec", "ms", "minutes", "hours", "latency", "took", "wall", "uptime", "age", "since", "after", "every", "interval",
+     "mem", "memory", "vram", "ram", "rss", "alloc", "allocated", "reserved", "swap", "heap", "cache", "cached", "free", "disk",
+     "gpu", "gpus", "cuda", "cpu", "cpus", "util", "utilization", "utilisation", "usage", "used", "load", "temp", "temperature",
+     "power", "watts", "fan", "clock", "mhz", "pid", "ppid", "tid", "process", "thread", "port", "rank", "host", "node", "device",
+     "speed", "throughput", "tps", "fps", "qps", "per", "rate", "bandwidth", "seed", "version", "python", "torch", "proc", "line",
+     "errno", "code", "status", "signal", "exitcode", "id", "bit", "trained", "heartbeat", "tick", "poll", "ping", "attempt",
+     "attempts", "retry", "retries", "try", "tries", "timeout"}
+)  # fmt: skip
+"""Words that name what grows, or swings, while nothing gets done."""
+_KEPT_RATES = frozenset({"learning_rate"})
+_IDLE = re.compile(
+    r"\b(?:retry|retries|retrying|attempts?|waiting|waited|waits|heartbeat|alive|keep-?alive|polling|sleeping|idle|timed out|time-?out"
+    r"|still (?:running|working|here|there))\b",
+    re.IGNORECASE,
+)
+_WAITING = re.compile(r"\b(?:waiting|heartbeat|alive|polling|sleeping|idle)\b", re.IGNORECASE)
+_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "p": 1e15}
+
+
+def strip_escapes(text: str) -> str:
+    """Return the text without terminal escapes and control characters, as one would read it."""
+    return _ESCAPE.sub("", text)
+
+
+def read_line(text: str) -> tuple[Reading, ...]:
+    """Return the readings of one line, escapes already stripped: at least one, unless the line is blank.
+
+    Args:
+        text: The line; only its first ``MOST_CHARS`` characters are looked at.
+    """
+    text = text[:MOST_CHARS].rstrip()
+    if not text.strip():
+        return ()
+    bar = _TQDM.match(text)
+    if bar is not None:
+        return _read_bar(bar)
+    open_bar = _OPEN_BAR.match(text)
+    if open_bar is not None:
+        return _read_open_bar(open_bar)
+    # Blanks are folded first: tables are set with blanks that go as their numbers grow.
+    plain = " ".join(_BAR.sub(" ", _SPINNER.sub(" ", text)).split())
+    skeleton, found = _scan(plain)
+    shape = _hash(skeleton)
+    if not found or _IDLE.search(plain):
+        return (Reading(shape),)
+    return tuple(Reading(shape, name, value, total) for name, value, total in found)
+
+
+def _read_bar(bar: re.Match[str]) -> tuple[Reading, ...]:
+    """Read a tqdm bar with a total: its shape is its description, whatever the postfix says and the bar shows."""
+    head = bar["head"]
+    shape = _hash(_scan(head)[0] + "|n/total")
+    if _WAITING.search(head):
+        return (Reading(shape),)
+    found = [entry for entry in _scan(bar["count"])[1] if entry[0] == "n/total"]
+    found += _scan(_postfix(bar["tail"]))[1]
+    return tuple(Reading(shape, name, value, total) for name, value, total in _distinct(found)) or (Reading(shape),)
+
+
+def _read_open_bar(bar: re.Match[str]) -> tuple[Reading, ...]:
+    """Read a tqdm bar without a total (``1234 examples [00:01, 900 examples/s]``)."""
+    shape = _hash(_scan(bar["head"])[0] + "|n")
+    if _WAITING.search(bar["head"]):
+        return (Reading(shape),)
+    unit = bar["unit"]
+    is_size = re.fullmatch(_SIZE, unit) is not None
+    value = _number(bar["n"]) * (_scale(unit) if is_size else 1.0)
+    return (Reading(shape, "bytes" if is_size else unit.lower(), value),)
+
+
+def _postfix(tail: str) -> str:
+    """Return what follows the rate in a bar's brackets: ``loss=0.3, lr=5e-05``."""
+    return ", ".join(part for part in tail.split(", ")[1:] if "=" in part or ":" in part)
+
+
+def _scan(text: str) -> tuple[str, list[tuple[str, float, float | None]]]:
+    """Return the text with every number replaced, blanks folded, and the counters in it: (name, value, total)."""
+    found: list[tuple[str, float, float | None]] = []
+    if not _HAS_NUMBER.search(text):
+        return " ".join(text.split()), found
+    parts: list[str] = []
+    end = 0
+    for token in _TOKEN.finditer(text):
+        parts.append(text[end : token.start()])
+        parts.append("#")
+        end = token.end()
+        kind = token.lastgroup
+        if kind not in ("skip", "digits", "nan") and len(found) < MOST_READINGS:
+            entry = _counter(token, text)
+            if entry is not None:
+                found.append(entry)
+    parts.append(text[end:])
+    return " ".join("".join(parts).split()), _distinct(found)
+
+
+def _counter(token: re.Match[str], text: str) -> tuple[str, float, float | None] | None:
+    """Return what a number counts, or None where it is none that may count."""
+    before = text[max(0, token.start() - 48) : token.start()]
+    after = text[token.end() : token.end() + 24]
+    key = _KEY.search(before)
+    name = key["name"].lower().strip("./-") if key is not None else ""
+    if name and _is_never(name):
+        return None
+    if token["n"] is not None:
+        return _ratio(token, before, after)
+    if token["percent"] is not None:
+        words = set(_WORDS.findall(before[-24:].lower())) | set(_WORDS.findall(after[:12].lower()))
+        return None if words & NEVER else ("%", _number(token["percent"]), 100.0)
+    raw, scale = (token["number"], 1.0) if token["number"] is not None else (token["size"], _scale(token["size_unit"]))
+    if key is not None and _is_key(key, name):
+        return name, _number(raw) * scale, None
+    unit = _UNIT.match(after)
+    if unit is not None and token["number"] is not None and unit["unit"].lower() in COUNTERS:
+        return unit["unit"].lower(), _number(raw), None
+    return None
+
+
+def _ratio(token: re.Match[str], before: str, after: str) -> tuple[str, float, float | None] | None:
+    """Return ``n/total``; none of memory or of something that is merely described (``1.2/80 GiB VRAM``)."""
+    words = set(_WORDS.findall(before[-24:].lower())) | set(_WORDS.findall(after[:12].lower()))
+    if words & NEVER - {"line", "left", "remaining", "eta", "elapsed", "time", "after", "load", "process", "cached", "s"}:
+        return None
+    total_unit = token["total_unit"] or ""
+    # ``12.3/45.6 MB``: the unit behind the total is the unit of both.
+    value = _number(token["n"]) * _scale(token["n_unit"] or total_unit)
+    total = _number(token["total"]) * _scale(total_unit)
+    return ("n/total", value, total) if math.isfinite(value) and math.isfinite(total) else None
+
+
+def _is_key(key: re.Match[str], name: str) -> bool:
+    """Return whether the word before a number names it.
+
+    With ``=``, or with a colon and a blank or a quote, any word does; ``run.py:792`` and ``host:29500`` are places, and without a
+    sign (``step 12``) only a word that is known to count does.
+    """
+    sign = key["sep"].strip(" [")
+    if sign == "=":
+        return True
+    if sign == ":" and (key["quote"] or key["sep"] != ":"):
+        return not name.endswith((".py", ".cc", ".cpp", ".cu", ".rs"))
+    return name in COUNTERS
+
+
+def _is_never(name: str) -> bool:
+    """Return whether one of a name's words says that the number means no progress."""
+    if name in _KEPT_RATES:
+        return False
+    return not NEVER.isdisjoint(_WORDS.findall(name))
+
+
+def _distinct(found: list[tuple[str, float, float | None]]) -> list[tuple[str, float, float | None]]:
+    """Return the first of each name and total: a second one would look like the first one jumping."""
+    seen: set[tuple[str, float | None]] = set()
+    kept = []
+    for entry in found:
+        place = (entry[0], entry[2])
+        if place not in seen and math.isfinite(entry[1]):
+            seen.add(place)
+            kept.append(entry)
+    return kept
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _scale(unit: str) -> float:
+    """Return the factor of a size unit: 1000 as tqdm counts, 1024 where an ``i`` says so."""
+    letters = unit.strip().lower()
+    if letters in ("", "b", "bytes", "byte"):
+        return 1.0
+    if letters[1:2] == "i":
+        return float(1024 ** "kmgtp".index(letters[0]) * 1024)
+    return _SCALE[letters[0]]
+
+
+def _hash(skeleton: str) -> str:
+    return f"{zlib.crc32(skeleton.encode('utf-8', 'replace')):08x}"

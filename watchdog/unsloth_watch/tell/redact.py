@@ -1,0 +1,235 @@
+"""Redaction: the same secret becomes the same placeholder (``‹token-1›``) in everything that one run writes.
+
+Three sources of secrets: variables whose names say so, shapes that say so (``hf_…``, a PEM block, ``user:password@``), and
+places that say so (``--token X``, ``?key=``, ``Authorization:``). What a place betrayed is from then on replaced everywhere.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from unsloth_watch.tell.secretname import SHORTEST, is_secret, is_secret_name, name_kind
+
+# A token may follow an escape ("\nhf_…" inside JSON, "%20hf_…" in a URL, a colour code), so \b is not enough of a border.
+_BORDER = (
+    r"(?:(?<![A-Za-z0-9_])|(?<=\\[nrtbf])|(?<=\\u[0-9A-Fa-f]{4})|(?<=\\x[0-9A-Fa-f]{2})|(?<=%[0-9A-Fa-f]{2})"
+    r"|(?<=\[[0-9;]m)|(?<=[0-9;]m))"
+)
+_WORD = r"[^\s\"'\\‹›<>&;,|)}\]]"
+_NAME = r"[A-Za-z0-9_-]{0,64}"
+_SAYS_SECRET = r"(?:pass|secret|token|credential|cookie|key|auth|dsn|pat)"  # noqa: S105  a pattern
+
+# Group names: the part before the first underscore pair is the kind; "_n" groups hold the name whose word decides.
+_SHAPES = (
+    ("private_key", r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----(?:.*?-----END [A-Z ]{0,32}PRIVATE KEY-----|[A-Za-z0-9+/=\\\s]*)"),
+    ("token_jwt", r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
+    ("token_hf", r"(?:hf|api_org)_(?=[A-Za-z]*[0-9A-Z])[A-Za-z0-9]{16,}"),
+    (
+        "token_github",
+        r"github_pat_[A-Za-z0-9_]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|glpat-[A-Za-z0-9_-]{16,}|xox[abeprs]-[A-Za-z0-9-]{10,}",
+    ),
+    ("key_sk", _BORDER + r"sk-(?=[A-Za-z_-]*[0-9A-Z])[A-Za-z0-9_-]{16,}"),
+    ("key_aws", _BORDER + r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])|AIza[A-Za-z0-9_-]{35}"),
+    # 40 hex digits are a wandb key only beside the word; a commit beside it stays.
+    ("key_wandb", r"(?<=[:=\s\"'])[0-9a-f]{40}(?![0-9a-f])"),
+)
+_PLACES = (
+    ("login", r"(?:Authorization[\"']?\s*[:=]\s*[\"']?)?\b(?:Bearer|Basic|Token)\s+(?P<login_v>[A-Za-z0-9._~+/=-]{8,})"),
+    ("cookies", r"\b(?:Set-)?Cookie:\s*(?P<cookies_v>[^\r\n\"'\\‹›]+)"),
+    ("url", r"[a-z][a-z0-9+.-]{1,20}://[^\s/@:\"'\\‹›?#]*:(?P<url_v>[^\s/\"'\\‹›?#]+)@"),
+    ("user", r"https?://(?P<user_v>[A-Za-z0-9_-]{16,})@"),
+    (
+        "query",
+        r"(?:[?&]|\\u0026)(?P<query_n>(?:[\w.-]*(?:token|secret|passwo?r?d|signature|credential|api_?key|access_?key))|key|sig|auth|code|policy|key-pair-id)"
+        r"=(?P<query_v>[^&\s\"'<>#\\‹›]+)",
+    ),
+    (
+        "option",
+        rf"(?<![\w-])--?(?P<option_n>{_NAME}{_SAYS_SECRET}{_NAME})(?:=|\s+|[\"'],\s*[\"'])(?:\\?[\"'])?(?P<option_v>(?!-){_WORD}+)",
+    ),
+    ("assign", rf"(?<![\w-])(?P<assign_n>{_NAME}{_SAYS_SECRET}{_NAME})(?:=|\\?[\"']\s*[:=]\s*)(?:\\?[\"'])?(?P<assign_v>{_WORD}+)"),
+)
+_HINTS = (
+    "token", "key", "secret", "pass", "auth", "bearer", "basic", "cookie", "credential", "dsn", "pat", "sig", "code=", "policy=",
+    "hf_", "api_org_", "sk-", "gh", "glpat-", "xox", "akia", "asia", "aiza", "eyj", "wandb", "@", "private",
+)  # fmt: skip
+"""What a lower-cased text must contain before the pattern is tried: the searches cost 8 µs on an ordinary line, the pattern 93."""
+_WANDB_NEAR = re.compile(r"wandb[^\n]{0,24}$", re.IGNORECASE)
+_COMMIT_NEAR = re.compile(r"commit|sha|rev|git|hash|version", re.IGNORECASE)
+_PLACEHOLDER = r"‹[a-z-]+-[0-9]+›"
+
+
+class Redactor:
+    """Replaces secrets consistently within a run; idempotent; fast on text that has none.
+
+    Args:
+        environment: The job's variables; values whose names say secret are looked for in every text.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._placeholders: dict[str, str] = {}
+        self._spellings: dict[str, str] = {}
+        self._counts: dict[str, int] = {}
+        self._shapes = re.compile(_build_pattern(()), re.DOTALL | re.IGNORECASE)
+        self._pattern = self._compile()
+        for name in sorted(environment):
+            value = environment[name].strip()
+            if len(value) >= SHORTEST and is_secret(name, value):
+                self._learn(value, name_kind(name))
+        self._pattern = self._compile()
+
+    def text(self, text: str) -> str:
+        """Return ``text`` with every secret replaced."""
+        if not self._may_hold_secret(text):
+            return text
+        for _ in range(8):  # what one pass learns, the next one finds elsewhere; two passes are the rule
+            known = len(self._spellings)
+            changed = self._pattern.sub(self._replace, text)
+            if len(self._spellings) != known:
+                self._pattern = self._compile()
+            elif changed == text:
+                break
+            text = changed
+        return text
+
+    def value(self, value: object) -> Any:  # noqa: ANN401, PLR0911  the shape is the caller's; one line a type
+        """Return ``value`` as plain data (dict, list, str, numbers) with every secret replaced.
+
+        Field names of structs are ours and stay; keys of dictionaries are foreign and are redacted too. A value beside a name
+        that says secret is replaced whole, and so is an argument after an option that says secret.
+        """
+        if isinstance(value, enum.Enum):
+            return self.value(value.value)
+        if isinstance(value, str):
+            return self.text(value)
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        if isinstance(value, msgspec.Struct):
+            return {name: self.value(getattr(value, name)) for name in value.__struct_fields__}
+        if isinstance(value, Mapping):
+            return {self.text(str(key)): self._named(str(key), item) for key, item in value.items()}
+        if isinstance(value, (bytes, bytearray)):
+            return self.text(bytes(value).decode("utf-8", "backslashreplace"))
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return self._arguments(list(value))
+        return self.text(str(value))
+
+    def _named(self, name: str, value: object) -> object:
+        if isinstance(value, str) and is_secret(name, value):
+            return self._place(value, name_kind(name))
+        return self.value(value)
+
+    def _arguments(self, items: list[object]) -> list[object]:
+        result: list[object] = []
+        option = ""
+        for item in items:
+            if option and isinstance(item, str) and not item.startswith("-") and is_secret(option, item):
+                result.append(self._place(item, name_kind(option)))
+            else:
+                result.append(self.value(item))
+            is_option = isinstance(item, str) and item.startswith("-") and "=" not in item and is_secret_name(item)
+            option = item if is_option else ""
+        return result
+
+    def _may_hold_secret(self, text: str) -> bool:
+        lowered = text.lower()
+        return (
+            any(hint in lowered for hint in _HINTS) or any(spelling in text for spelling in self._spellings) or "-----BEGIN" in text
+        )
+
+    def _place(self, secret: str, kind: str) -> str:
+        """Return the placeholder of ``secret``; make and remember one where it is new."""
+        if secret not in self._placeholders:
+            self._learn(secret, kind)
+            self._pattern = self._compile()
+        return self._placeholders[secret]
+
+    def _learn(self, secret: str, kind: str) -> str:
+        if secret in self._spellings:
+            return self._spellings[secret]
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        placeholder = f"‹{kind}-{self._counts[kind]}›"
+        self._placeholders[secret] = placeholder
+        if len(secret) >= SHORTEST:
+            for spelling in _spell(secret):
+                self._spellings.setdefault(spelling, placeholder)
+        return placeholder
+
+    def _compile(self) -> re.Pattern[str]:
+        return re.compile(_build_pattern(self._spellings), re.DOTALL | re.IGNORECASE)
+
+    def _replace(self, match: re.Match[str]) -> str:
+        """Decide about one match: a placeholder stays, a known secret is replaced, a shape or place is judged by its value."""
+        whole = match.group()
+        group = match.lastgroup or ""
+        if group == "placeholder":
+            return whole
+        if group == "known":
+            return self._spellings.get(whole, whole)
+        kind = _GROUP_KINDS.get(group)
+        if kind is not None:
+            if group == "key_wandb" and not _is_wandb_key(match.string, match.start()):
+                return whole
+            return self._placeholders.get(whole) or self._learn(whole, kind)
+        start, end = match.span(f"{group}_v")
+        secret = match.string[start:end]
+        kind = _judge_place(group, match, secret)
+        if kind is None:
+            return whole
+        replacement = self._placeholders.get(secret) or self._learn(secret, kind)
+        return whole[: start - match.start()] + replacement + whole[end - match.start() :]
+
+
+_GROUP_KINDS = {name: "private-key" if name == "private_key" else name.partition("_")[0] for name, _ in _SHAPES}
+
+
+def _build_pattern(spellings: Mapping[str, str] | tuple[()]) -> str:
+    parts = [f"(?P<placeholder>{_PLACEHOLDER})"]
+    if spellings:
+        known = "|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True))
+        parts.append(f"(?P<known>(?-i:{known}))")
+    parts += [f"(?P<{name}>(?-i:{shape}))" for name, shape in _SHAPES]
+    parts += [f"(?P<{name}>{place})" for name, place in _PLACES]
+    return "|".join(parts)
+
+
+def _spell(secret: str) -> set[str]:
+    """Return how ``secret`` may be written: raw, inside JSON (ASCII or not, twice), in a URL, as Python prints it."""
+    ascii_json = json.dumps(secret)[1:-1]
+    plain_json = json.dumps(secret, ensure_ascii=False)[1:-1]
+    return {secret, ascii_json, plain_json, json.dumps(plain_json)[1:-1], quote(secret, safe=""), quote(secret), repr(secret)[1:-1]}
+
+
+def _is_wandb_key(text: str, start: int) -> bool:
+    near = _WANDB_NEAR.search(text, max(0, start - 32), start)
+    return near is not None and not _COMMIT_NEAR.search(near.group())
+
+
+def _judge_place(group: str, match: re.Match[str], secret: str) -> str | None:  # noqa: PLR0911  one line a place
+    """Return the kind of the secret that a place holds; None where it holds none."""
+    has_digit = any(sign.isdigit() for sign in secret)
+    if group == "login":
+        return "token" if has_digit or secret.endswith("=") else None
+    if group == "cookies":
+        return "cookie" if "=" in secret else None
+    if group == "url":
+        return "password"
+    if group == "user":
+        return "token" if has_digit else None
+    name = match.group(f"{group}_n")
+    if group == "query":
+        return name_kind(name)
+    if not is_secret(name, secret):
+        return None
+    kind = name_kind(name)
+    if group == "option" or kind == "password" or name.isupper():
+        return kind
+    # `"token": "Ġhello"` in a tokenizer's dump is no secret: outside options and variables it must look like one.
+    return kind if len(secret) >= 12 and has_digit and any(sign.isalpha() for sign in secret) else None
