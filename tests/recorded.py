@@ -32,7 +32,7 @@ def read_trace(name: str) -> Iterator[Sample]:
 
 
 def _output(reader: OutputReader, row: dict[str, Any], before: int) -> OutputSample:
-    fresh = f"{row['last']}\r".encode() if row["out"] > before else b""
+    fresh = f"\r{row['last']}\r".encode() if row["out"] > before else b""
     return reader.feed(fresh, row["out"], max(0, row["out"] - before - len(fresh)), False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -117,7 +118,9 @@ def test_it_leaves_alone(name: str) -> None:
 
 
 HANGING: dict[str, Callable[[float], Sample]] = {
-    "a heartbeat file rewritten in place": lambda at: sample(at, process(write_bytes=int(4096 * at)), files=(FileSample(1, 9, "/beat", 20, 20, True),)),
+    "a heartbeat file rewritten in place": lambda at: sample(
+        at, process(write_bytes=int(4096 * at)), files=(FileSample(1, 9, "/beat", 20, 20, True),)
+    ),
     "a log line of 60 bytes a second": lambda at: sample(at, files=(FileSample(1, 9, "/log", int(60 * at), int(60 * at), True),)),
     "an alive line of one shape": lambda at: sample(at, output=OutputSample(int(30 * at), int(at), (Reading("bbbbbbbb"),))),
     "a bar redrawn at the same place": lambda at: sample(at, output=reading(30, 60)),
@@ -125,13 +128,32 @@ HANGING: dict[str, Callable[[float], Sample]] = {
     "a count of seconds": lambda at: sample(at, output=reading(round(at), name="count")),
     "retries that are counted": lambda at: sample(at, output=reading(round(at * 3), name="attempt")),
     "a breathing allocator": lambda at: sample(at, process(rss_bytes=(500 << 20) + (int(at) % 2) * (6 << 20))),
-    "a poll of a 20 ms command": lambda at: sample(at, process(reaped_cpu_s=0.02 * at, reaped_minflt=int(600 * at), minflt=int(400 * at))),
-    "a device that idles at its floor": lambda at: sample(at, process(has_gpu=True), gpus=(GpuSample(0, "g", 0.0, dram=0.001, tensor=0.0, pcie_rx=1.1e5, pcie_tx=3.5e5),)),
+    "a poll of a 20 ms command": lambda at: sample(
+        at, process(reaped_cpu_s=0.02 * at, reaped_minflt=int(600 * at), minflt=int(400 * at))
+    ),
+    "a device that idles at its floor": lambda at: sample(
+        at, process(has_gpu=True), gpus=(GpuSample(0, "g", 0.0, dram=0.001, tensor=0.0, pcie_rx=1.1e5, pcie_tx=3.5e5),)
+    ),
     "other people's load on the device": lambda at: sample(
-        at, process(has_gpu=True), gpus=(GpuSample(0, "g", 100.0, dram=30.0, tensor=20.0, pcie_rx=1e9, pcie_tx=1e9, own_memory_bytes=1 << 30, own_utilization=0.0, is_shared=True),)
+        at,
+        process(has_gpu=True),
+        gpus=(
+            GpuSample(
+                0,
+                "g",
+                100.0,
+                dram=30.0,
+                tensor=20.0,
+                pcie_rx=1e9,
+                pcie_tx=1e9,
+                own_memory_bytes=1 << 30,
+                own_utilization=0.0,
+                is_shared=True,
+            ),
+        ),
     ),
     "a zombie child": lambda at: sample(at, process(), process(200, state="Z")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HANGING)
@@ -207,7 +229,7 @@ def test_looks_are_asked_for_rarer_and_rarer() -> None:
     asked = [verdict.at for verdict in replay((sample(float(at)) for at in range(170)), Rules(stall_s=180.0)) if verdict.wants_look]
     assert 3 <= asked[0] <= 5
     assert 6 <= len(asked) <= 25
-    gaps = [b - a for a, b in zip(asked, asked[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(asked)]
     assert gaps[-1] > 2 * gaps[0]
 
 

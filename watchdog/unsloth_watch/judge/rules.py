@@ -31,6 +31,8 @@ GPU_BUSY_PERCENT = 20.0
 """Utilisation that counts as effort (never as progress): a kernel that never ends shows 100 %."""
 CADENCE_INTERVALS = 3
 """Advances of a counter before its rhythm is believed."""
+WARM_UP_ADVANCES = 2
+"""Advances of a counter that say nothing of its rhythm: the first step compiles for 15–28 s where later ones take 0.5 (H100)."""
 CADENCE_FACTOR = 5.0
 """Multiple of the slowest interval known after which a rhythm counts as broken."""
 CLOSED_SET_LOOKS = 12

@@ -107,7 +107,8 @@ def _remember(memory: Memory, sample: Sample, found: list[Progress], effort: Eff
         memory = msgspec.structs.replace(
             memory,
             effort_at=at if has_effort else memory.effort_at,
-            churn_at=at if effort.kind is Kind.CHURNING else memory.churn_at,
+            # A window that reaches back beyond the last progress shows what belonged to that.
+            churn_at=at if effort.kind is Kind.CHURNING and at - memory.progress_at > effort.seconds else memory.churn_at,
             looks=(*memory.looks, *sample.looks)[-MOST_LOOKS:],
         )
     phase, _ = guess_phase(memory.phase, sample.looks, sample.output.readings if sample.output is not None else ())

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from unsloth_watch.judge.rules import CADENCE_FACTOR, CADENCE_INTERVALS, MOST_SHAPES, Rules
+from unsloth_watch.judge.rules import CADENCE_FACTOR, CADENCE_INTERVALS, MOST_SHAPES, WARM_UP_ADVANCES, Rules
 from unsloth_watch.model.sample import Reading
 from unsloth_watch.model.verdict import Progress, Tier
 
@@ -40,7 +40,8 @@ class Counter(msgspec.Struct, frozen=True):
         advanced_at: When it last advanced, effective seconds.
         started_at: When this pass began.
         started_from: Value then.
-        intervals: Seconds between advances, newest last.
+        advances: How often it advanced.
+        intervals: Seconds between advances, newest last, without the first ones: they hold compilation and warm-up.
         recent: Newest values, for metrics.
     """
 
@@ -50,6 +51,7 @@ class Counter(msgspec.Struct, frozen=True):
     advanced_at: float
     started_at: float
     started_from: float
+    advances: int = 0
     intervals: tuple[float, ...] = ()
     recent: tuple[float, ...] = ()
 
@@ -126,9 +128,11 @@ def _advance(before: Counter | None, reading: Reading, at: float) -> Counter | N
 
 def _moved(before: Counter, value: float, at: float, recent: tuple[float, ...]) -> Counter:
     intervals = before.intervals
-    if at > before.advanced_at:
+    if at > before.advanced_at and before.advances >= WARM_UP_ADVANCES:
         intervals = (*intervals, at - before.advanced_at)[-_INTERVALS_KEPT:]
-    return msgspec.structs.replace(before, best=value, advanced_at=at, intervals=intervals, recent=recent)
+    return msgspec.structs.replace(
+        before, best=value, advanced_at=at, advances=before.advances + 1, intervals=intervals, recent=recent
+    )
 
 
 def broken_rhythm(memory: WorkMemory, rules: Rules, at: float) -> Counter | None:
