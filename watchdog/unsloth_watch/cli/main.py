@@ -1,0 +1,91 @@
+"""The entry: our options, a verb or a command. The way to the command's exec imports nothing that it does not need."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from unsloth_watch.errors import LaunchError, UsageError, WatchError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERBS = ("inspect",)
+"""First words that are a verb of ours; after ``--`` everything is the command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; None takes them from the process.
+
+    Returns:
+        The exit status; see ``errors`` for the supervisor's own.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words and words[0] in VERBS:
+            return _run_verb(words[0], words[1:])
+        if words and words[0] in ("-h", "--help", "help"):
+            from unsloth_watch.cli.guide import describe_main  # noqa: PLC0415
+
+            sys.stdout.write(describe_main())
+            return 0
+        if words and words[0] in ("-V", "--version"):
+            from unsloth_watch.__about__ import __version__  # noqa: PLC0415
+
+            sys.stdout.write(f"unsloth-watch {__version__}\n")
+            return 0
+        return _watch(words)
+    except WatchError as error:
+        sys.stderr.write(f"unsloth-watch: {error}\n")
+        return error.exit_code
+
+
+def _run_verb(verb: str, words: list[str]) -> int:
+    import importlib  # noqa: PLC0415 - verbs are not on the launch path
+
+    module = importlib.import_module(f"unsloth_watch.cli.{verb}")
+    status: int = module.main(words)
+    return status
+
+
+def _watch(words: list[str]) -> int:
+    """Launch and supervise: the main job."""
+    from unsloth_watch.config.load import load_settings, split_command_line  # noqa: PLC0415
+
+    options, command = split_command_line(words)
+    if not command or not command[0]:
+        raise UsageError("no command to run; write unsloth-watch [OPTIONS] -- COMMAND [ARG]..., or see unsloth-watch --help")
+    try:
+        directory = os.getcwd()
+    except OSError as error:
+        raise WatchError(f"the working directory cannot be read ({error.strerror}); change to one that exists") from None
+    settings = load_settings(options, os.environ, directory)
+
+    from unsloth_watch.supervise.launch import Launch  # noqa: PLC0415
+
+    launch = Launch(settings, command, os.environ)
+    try:
+        started = launch.start(1, {})
+    except LaunchError:
+        launch.discard()
+        raise
+    # The command runs. From here on there is time to import.
+    from unsloth_watch.supervise.run import begin  # noqa: PLC0415
+
+    run = begin(launch, started)
+    status = run.supervise()
+    ending = run.job.ending
+    if ending is not None and ending.signal is not None and status == ending.exit_code:
+        from unsloth_watch.supervise.signals import end_like  # noqa: PLC0415
+
+        sys.stdout.flush()
+        end_like(ending.signal)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

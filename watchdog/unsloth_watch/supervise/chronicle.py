@@ -1,0 +1,130 @@
+"""Everything that is told of a run: events, summary, samples, and the lines for people. Failing to write never stops the run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from unsloth_watch.__about__ import __version__
+from unsloth_watch.config.settings import Settings
+from unsloth_watch.model.sample import Sample
+from unsloth_watch.supervise import clock
+from unsloth_watch.tell.console import Verbosity, describe
+from unsloth_watch.tell.directory import RunDirectory
+from unsloth_watch.tell.events import EventLog
+from unsloth_watch.tell.moment import format_timestamp
+from unsloth_watch.tell.records import SCHEMA, AttemptRecord, IncidentRecord, RunFile, RunRecord, SettingRecord
+from unsloth_watch.tell.redact import Redactor
+from unsloth_watch.tell.samples import SampleLog
+
+
+class Chronicle:
+    """Writes the records of one run.
+
+    Args:
+        directory: Where they go.
+        settings: The run's settings.
+        command: Argument vector.
+        cwd: Its working directory.
+        environment: The user's environment, for what in it is secret.
+        say: Takes a line for people.
+
+    Attributes:
+        attempt: Number of the attempt that events belong to.
+        redactor: The run's redactor.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        settings: Settings,
+        command: Sequence[str],
+        *,
+        cwd: str,
+        environment: Mapping[str, str],
+        say: Callable[[bytes], None],
+    ) -> None:
+        self.attempt = 1
+        self.redactor = Redactor(environment)
+        self._say = say
+        self._verbosity = Verbosity.QUIET if settings.quiet else Verbosity.VERBOSE if settings.verbose else Verbosity.NORMAL
+        self._events = EventLog(directory.events, directory.id, self.redactor, clock.wall, complain=self.complain)
+        self._samples = SampleLog(directory.samples, self.redactor)
+        self._file = RunFile(directory.summary, self.redactor)
+        self._has_complained = False
+        self._record = RunRecord(
+            schema=SCHEMA,
+            id=directory.id,
+            command=tuple(command),
+            cwd=cwd,
+            started=self.now(),
+            settings={name: SettingRecord(entry["value"], str(entry["source"])) for name, entry in settings.describe().items()},
+            versions={"unsloth-watch": __version__, "python": platform.python_version(), "kernel": platform.release()},
+        )
+        self.event("run.started", command=list(command), run_directory=directory.path)
+
+    @staticmethod
+    def now() -> str:
+        """Return this moment for people: UTC, RFC 3339."""
+        return format_timestamp(clock.wall())
+
+    @property
+    def record(self) -> RunRecord:
+        """The summary as it stands."""
+        return self._record
+
+    def event(self, name: str, **fields: object) -> None:
+        """Record an event, and say it where it is worth a line."""
+        event = self._events.emit(name, self.attempt, **fields)
+        line = describe(event, self._verbosity)
+        if line is not None:
+            self._say(line.encode("utf-8", "replace"))
+
+    def complain(self, message: str) -> None:
+        """Say something that is no event."""
+        self._say(f"unsloth-watch: {message}".encode("utf-8", "replace"))
+
+    def speak_with(self, say: Callable[[bytes], None]) -> None:
+        """Take another way for lines to people, where the relay has ended."""
+        self._say = say
+
+    def sample(self, sample: Sample) -> None:
+        """Keep a sample."""
+        self._samples.append(sample)
+
+    def attempt_started(self, number: int, pid: int, changes: Mapping[str, str | None]) -> None:
+        """Record the start of an attempt."""
+        self.attempt = number
+        self._record = self._record.with_attempt(AttemptRecord(number, pid, self.now(), env_changes=dict(changes)))
+        self.event("attempt.started", pid=pid, env_changes=dict(changes))
+        self.save()
+
+    def attempt_finished(self, exit_code: int | None, signal: str | None, reason: str | None) -> None:
+        """Record the end of the attempt."""
+        for attempt in self._record.attempts:
+            if attempt.number == self.attempt:
+                done = msgspec.structs.replace(attempt, finished=self.now(), exit_code=exit_code, signal=signal, reason=reason)
+                self._record = self._record.with_attempt(done)
+        self.event("attempt.finished", exit_code=exit_code, signal=signal, reason=reason)
+        self.save()
+
+    def incident(self, incident: IncidentRecord) -> None:
+        """Record an incident."""
+        self._record = self._record.with_incident(incident)
+        self.save()
+
+    def finish(self, outcome: str, exit_code: int) -> None:
+        """Record the end of the run and close everything."""
+        self._record = self._record.finish(self.now(), outcome, exit_code)
+        self.event("run.finished", outcome=outcome, exit_code=exit_code)
+        self.save()
+        self._events.close()
+        self._samples.close()
+
+    def save(self) -> None:
+        """Write the summary; a disk that does not let us is said once."""
+        if not self._file.write(self._record) and not self._has_complained:
+            self._has_complained = True
+            self.complain(f"cannot write {self._file.path}: {self._file.trouble}; supervision goes on")

@@ -1,0 +1,100 @@
+"""The job: the command that runs now, everybody below it, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from unsloth_watch.act.launch import Exited, Guardian, Started, decode_status, reap_orphans
+from unsloth_watch.capture.deadline import is_spawning, own_pids
+from unsloth_watch.model.process import ProcessRef
+from unsloth_watch.sense.tree import ProcessTree
+from unsloth_watch.supervise import clock
+from unsloth_watch.supervise.launch import Launch
+
+
+class Ending:
+    """How an attempt ended.
+
+    Attributes:
+        exit_code: As a shell says it: 128+n for signal n; None if nobody could learn it.
+        signal: The signal, or None.
+    """
+
+    def __init__(self, status: int | None) -> None:
+        self.exit_code: int | None = None
+        self.signal: int | None = None
+        if status is not None:
+            self.exit_code, self.signal = decode_status(status)
+
+    @property
+    def signal_name(self) -> str | None:
+        """``SIGTERM`` and the like."""
+        return signal.Signals(self.signal).name if self.signal is not None else None
+
+
+class Job:
+    """The attempt that runs.
+
+    Args:
+        launch: Starts attempts.
+
+    Attributes:
+        root: Identity of the command itself.
+        began: Monotonic seconds of its start.
+        ending: How it ended, None while it runs.
+        has_lost_guardian: True once the guardian was found dead; said once by the caller.
+    """
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self.ending: Ending | None = None
+        self.has_lost_guardian = False
+        self._adopt(launch.started)
+        self.tree = self._grow_tree()
+
+    @property
+    def guardian(self) -> Guardian:
+        """The process between us and the job."""
+        return self._launch.guardian
+
+    def start(self, attempt: int, remedied: dict[str, str | None]) -> None:
+        """Start the next attempt.
+
+        Raises:
+            LaunchError: It could not be executed.
+        """
+        if self.guardian.is_lost:
+            self._launch.guardian = Guardian.spawn()
+            self.has_lost_guardian = False
+            self.tree.close()
+            self.tree = self._grow_tree()
+        self._adopt(self._launch.start(attempt, remedied))
+
+    def _adopt(self, started: Started | None) -> None:
+        assert started is not None, "a job is made of a launch that started"
+        self.root = ProcessRef(started.pid, started.start_ticks)
+        self.began = clock.monotonic()
+        self.ending = None
+
+    def _grow_tree(self) -> ProcessTree:
+        return ProcessTree((self.guardian.pid,), lambda: {self.guardian.pid, *own_pids()}, own_pid=os.getpid())
+
+    def poll(self) -> Ending | None:
+        """Learn whether the command has ended; never blocks."""
+        exits: list[Exited] = self.guardian.exits()
+        if self.guardian.is_lost or os.getpid() == 1:
+            self.has_lost_guardian = self.guardian.is_lost
+            if self.has_lost_guardian:
+                self.guardian.is_alive()
+            # A child of a capture that is being born has no number yet by which to leave it alone.
+            if not is_spawning():
+                exits += reap_orphans(own_pids())
+        for exited in exits:
+            if exited.pid == self.root.pid and self.ending is None:
+                self.ending = Ending(exited.status)
+        return self.ending
+
+    def members(self) -> tuple[ProcessRef, ...]:
+        """Return everybody of the job, zombies included."""
+        return self.tree.members()

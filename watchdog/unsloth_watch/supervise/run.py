@@ -1,0 +1,405 @@
+"""A run: the loop, and what each verdict leads to. Reads the world only through ``sense``, changes it only through ``act``."""
+
+from __future__ import annotations
+
+import os
+import random
+import selectors
+import signal
+
+from unsloth_watch.act.launch import Started
+from unsloth_watch.act.relay import Relay
+from unsloth_watch.act.terminate import Stage, Termination
+from unsloth_watch.config.settings import Settings
+from unsloth_watch.errors import EXIT_GAVE_UP, EXIT_START_LIMIT, EXIT_SUPERVISOR, EXIT_UNKILLABLE, LaunchError
+from unsloth_watch.judge.memory import Memory
+from unsloth_watch.judge.rules import Rules
+from unsloth_watch.judge.verdict import judge
+from unsloth_watch.model.sample import Look, OutputSample
+from unsloth_watch.model.verdict import State, Verdict
+from unsloth_watch.sense.files import FileReader
+from unsloth_watch.sense.gpu import GpuReader
+from unsloth_watch.sense.output import OutputReader
+from unsloth_watch.sense.sampler import Sampler
+from unsloth_watch.supervise import clock
+from unsloth_watch.supervise.chronicle import Chronicle
+from unsloth_watch.supervise.incident import Investigation
+from unsloth_watch.supervise.job import Ending, Job
+from unsloth_watch.supervise.launch import Launch
+from unsloth_watch.supervise.phase import Phase, move
+from unsloth_watch.supervise.restart import Decision, History, decide_after_crash, decide_after_hang, record
+from unsloth_watch.supervise.signals import ENDING, forward, read_signals, suspend_self
+from unsloth_watch.supervise.worker import Task
+
+_TERMINATION_TICK_S = 0.02
+"""Seconds between looks at a tree that is being ended."""
+_LOOK_PROCESSES = 4
+"""Processes whose stacks a look takes: the command and its busiest descendants would need a sense of their own; the root and the
+oldest of its tree are what hangs are read from."""
+_RELAY_FINISH_S = 5.0
+"""Longest time without any delivery before output for a reader that does not read is given up at the end."""
+
+
+class Run:
+    """Supervises one command from its first attempt to its outcome.
+
+    Args:
+        launch: The run whose first attempt has just been started.
+        relay: Relays its output; None where the command writes to our own descriptors.
+    """
+
+    def __init__(self, launch: Launch, relay: Relay | None) -> None:
+        self.settings: Settings = launch.settings
+        self.launch = launch
+        self.relay = relay
+        self.job = Job(launch)
+        self.chronicle = Chronicle(
+            launch.directory,
+            launch.settings,
+            launch.command,
+            cwd=launch.cwd,
+            environment=launch.environment,
+            say=relay.say if relay is not None else _say_directly,
+        )
+        self.rules = Rules(stall_s=self.settings.stall_timeout, busy_s=self.settings.busy_timeout)
+        self.phase = Phase.RUNNING
+        self.attempt = 1
+        self.exit_code = EXIT_SUPERVISOR
+        self.history = History()
+        self.remedied: dict[str, str | None] = {}
+        self.interrupts: list[signal.Signals] = []
+        self.termination: Termination | None = None
+        self.investigation: Investigation | None = None
+        self.decision: Decision | None = None
+        self.restart_at = 0.0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(launch.signals_fd, selectors.EVENT_READ)
+        self._wake_fd = signal.set_wakeup_fd(-1)
+        signal.set_wakeup_fd(self._wake_fd, warn_on_full_buffer=False)
+        self._watched_guardian: int | None = None
+        self._next_tick = clock.monotonic()
+        self._look_task: Task[tuple[Look, ...]] | None = None
+        self._looks: tuple[Look, ...] = ()
+        self._faults: set[str] = set()
+        self._start_watching()
+
+    # The loop -------------------------------------------------------------------------------------------------------------------
+
+    def supervise(self) -> int:
+        """Return the exit status of the run, when it is over."""
+        while self.phase is not Phase.FINISHED:
+            self._wait()
+            for number in read_signals(self.launch.signals_fd):
+                self._on_signal(number)
+            ending = self.job.poll()
+            now = clock.monotonic()
+            if self.phase in (Phase.RUNNING, Phase.CAPTURING) and ending is not None:
+                self._on_ending(ending, now)
+            elif self.phase is Phase.TERMINATING:
+                self._advance_termination(now)
+            elif self.phase is Phase.WAITING and (self.interrupts or now >= self.restart_at):
+                self._start_next()
+            if self.phase in (Phase.RUNNING, Phase.CAPTURING) and now >= self._next_tick:
+                self._tick(now)
+            if self.phase is Phase.CAPTURING:
+                self._conclude_investigation(now)
+        return self.exit_code
+
+    def _wait(self) -> None:
+        """Sleep until a signal, news of the guardian, the end of a task, or the next moment that something is due."""
+        guardian_fd = self.job.guardian.fileno() if not self.job.guardian.is_lost else None
+        if guardian_fd != self._watched_guardian:
+            if self._watched_guardian is not None:
+                self._selector.unregister(self._watched_guardian)
+            if guardian_fd is not None:
+                self._selector.register(guardian_fd, selectors.EVENT_READ)
+            self._watched_guardian = guardian_fd
+        due = self._next_tick
+        if self.phase is Phase.TERMINATING:
+            due = clock.monotonic() + _TERMINATION_TICK_S
+        elif self.phase is Phase.WAITING:
+            due = self.restart_at
+        self._selector.select(max(0.0, due - clock.monotonic()))
+
+    # Watching -------------------------------------------------------------------------------------------------------------------
+
+    def _start_watching(self) -> None:
+        """Begin an attempt with a fresh judge: nothing of an earlier attempt's verdict is kept."""
+        self.memory = Memory()
+        self.verdict: Verdict | None = None
+        self.suspected_at: float | None = None
+        self.is_reported = False
+        self._output = OutputReader()
+        self._sampler = Sampler(
+            self.job.tree,
+            self._read_output if self.relay is not None else None,
+            FileReader(),
+            GpuReader(),
+            self.settings.interval,
+        )
+        self.chronicle.attempt_started(self.attempt, self.job.root.pid, self.launch.changes)
+
+    def _read_output(self) -> OutputSample:
+        assert self.relay is not None
+        seen = self.relay.snapshot()
+        for fault in seen.faults:
+            if fault not in self._faults:
+                self._faults.add(fault)
+                self.chronicle.event("sensor.degraded", sensor="output", why=fault)
+        return self._output.feed(seen.fresh, seen.total_bytes, seen.skipped, seen.is_blocked)
+
+    def _tick(self, now: float) -> None:
+        """Take a sample, judge it, and act upon a change of mind."""
+        self._next_tick = max(self._next_tick + self.settings.interval, now + self.settings.interval / 2)
+        if self._look_task is not None and self._look_task.is_done:
+            self._looks, self._look_task = self._collect_looks(self._look_task), None
+        sample = self._sampler.sample(now, clock.wall(), self._looks, self.launch.heartbeat.latest())
+        self._looks = ()
+        for sensor, why in self._sampler.take_degradations():
+            self.chronicle.event("sensor.degraded", sensor=sensor, why=why)
+        if self.job.has_lost_guardian and "guardian" not in self._faults:
+            self._faults.add("guardian")
+            self.chronicle.event(
+                "sensor.degraded",
+                sensor="guardian",
+                why="the guardian process is gone; the job goes on under the supervisor itself",
+            )
+        self.chronicle.sample(sample)
+        before, phase = self.verdict, self.memory.phase
+        self.memory, self.verdict = judge(self.memory, sample, self.rules)
+        if self.memory.phase != phase:
+            self.chronicle.event("phase.changed", phase=self.memory.phase, source="stack" if sample.looks else "output")
+        self._on_verdict(before, self.verdict, now)
+
+    def _collect_looks(self, task: Task[tuple[Look, ...]]) -> tuple[Look, ...]:
+        try:
+            return task.result()
+        except Exception as error:  # a look is a courtesy: the verdict does without, and the reason is in the events
+            self.chronicle.event("sensor.degraded", sensor="stacks", why=f"{type(error).__name__}: {error}")
+            return ()
+
+    def _on_verdict(self, before: Verdict | None, verdict: Verdict, now: float) -> None:
+        if verdict.wants_look and self._look_task is None:
+            self._look_task = self._take_looks()
+        is_doubtful = verdict.state in (State.SUSPECTED, State.HUNG)
+        was_doubtful = before is not None and before.state in (State.SUSPECTED, State.HUNG)
+        if is_doubtful and not was_doubtful:
+            self.suspected_at = now
+            self.chronicle.event("stall.suspected", quiet_s=round(verdict.quiet_s, 3), evidence=list(verdict.reasons))
+        elif was_doubtful and not is_doubtful:
+            self._on_cleared(verdict)
+        if verdict.state is State.HUNG and self.phase is Phase.RUNNING and not self.is_reported:
+            self.phase = move(self.phase, Phase.CAPTURING)
+            self.investigation = Investigation(self, verdict, now, self._wake_fd)
+
+    def _on_cleared(self, verdict: Verdict) -> None:
+        progress = verdict.last_progress
+        by = progress.detail if verdict.state is State.PROGRESSING and progress is not None else verdict.reasons[-1]
+        self.chronicle.event("stall.cleared", by=by)
+        self.suspected_at = None
+        self.is_reported = False
+        if self.phase is Phase.CAPTURING:
+            # It moved while the evidence was taken: not a hang after all. The investigation ends by itself, and nobody acts on it.
+            self.investigation = None
+            self.phase = move(self.phase, Phase.RUNNING)
+
+    def _take_looks(self) -> Task[tuple[Look, ...]]:
+        from unsloth_watch.capture.look import looks  # noqa: PLC0415 - py-spy's side is imported when it is first needed
+
+        refs = [self.job.root, *(ref for ref in self.job.members() if ref != self.job.root)][:_LOOK_PROCESSES]
+        return Task(lambda: looks(refs), self._wake_fd)
+
+    # A hang ---------------------------------------------------------------------------------------------------------------------
+
+    def _conclude_investigation(self, now: float) -> None:
+        """Act upon the evidence when it is complete, and upon nothing before."""
+        investigation = self.investigation
+        if investigation is None or not investigation.is_done:
+            return
+        investigation.announce()
+        if self.settings.on_hang == "report":
+            self.is_reported = True
+            investigation.note("watched on: --on-hang report")
+            investigation.write()
+            self.investigation = None
+            self.phase = move(self.phase, Phase.RUNNING)
+            return
+        self._terminate("hang", now)
+
+    def _terminate(self, reason: str, now: float) -> None:
+        self.phase = move(self.phase, Phase.TERMINATING)
+        self._reason = reason
+        self._told_signals = 0
+        self.termination = Termination(self._list_members, (self.job.root.pid, self.job.root.start_ticks), self.settings.grace, now)
+        self._advance_termination(now)
+
+    def _list_members(self) -> list[tuple[int, int]]:
+        return [(ref.pid, ref.start_ticks) for ref in self.job.members()]
+
+    def _advance_termination(self, now: float) -> None:
+        termination = self.termination
+        assert termination is not None
+        stage = termination.advance(now)
+        for sent in termination.signals_sent[self._told_signals :]:
+            name = signal.Signals(sent.signum).name
+            if self._reason == "hang" or len(sent.pids) > 0:
+                self.chronicle.event("attempt.terminating", reason=self._reason, signal=name, pids=list(sent.pids))
+            if self.investigation is not None:
+                self.investigation.note(f"{name} to PID {', '.join(map(str, sent.pids[:8]))}{' …' if len(sent.pids) > 8 else ''}")
+        self._told_signals = len(termination.signals_sent)
+        if stage is Stage.UNKILLABLE:
+            self._on_unkillable(termination)
+        elif stage is Stage.DONE and (self.job.ending is not None or self.job.has_lost_guardian):
+            self._on_terminated(now)
+
+    def _on_unkillable(self, termination: Termination) -> None:
+        left = termination.unkillable
+        self.chronicle.event(
+            "attempt.unkillable",
+            pids=[one.pid for one in left],
+            wait_channel={str(one.pid): one.wait_channel for one in left},
+            paths={str(one.pid): one.path for one in left},
+        )
+        self.chronicle.attempt_finished(None, None, "unkillable")
+        if self.investigation is not None:
+            self.investigation.note(
+                f"PID {', '.join(str(one.pid) for one in left)} survived SIGKILL; nothing is started on top of it"
+            )
+        self._finish("error", EXIT_UNKILLABLE)
+
+    def _on_terminated(self, now: float) -> None:
+        ending = self.job.ending or Ending(None)
+        if self._reason != "hang":
+            self._settle(ending)
+            return
+        self.chronicle.attempt_finished(ending.exit_code, ending.signal_name, "hang")
+        investigation = self.investigation
+        assert investigation is not None
+        investigation.note(f"all of the job was dead after {now - investigation.decided_at:.1f} s")
+        if self.interrupts:
+            self._finish("interrupted", 128 + self.interrupts[0])
+            return
+        if self.settings.on_hang == "stop" or "hang" not in self.settings.restart_on:
+            why = "--on-hang stop" if self.settings.on_hang == "stop" else f"--restart-on {','.join(self.settings.restart_on)}"
+            decision = Decision(False, why)
+        else:
+            decision = decide_after_hang(
+                self.history, investigation.diagnosis, max_restarts=self.settings.max_restarts, chance=random.random
+            )
+        self._follow(decision, investigation.diagnosis.fingerprint, now, EXIT_GAVE_UP)
+
+    # What comes next --------------------------------------------------------------------------------------------------------------
+
+    def _follow(self, decision: Decision, fingerprint: str | None, now: float, exit_code: int) -> None:
+        """Schedule another attempt with its remedies, or end the run."""
+        if not decision.is_restart:
+            self.chronicle.event("restart.refused", why=decision.why)
+            if self.investigation is not None:
+                self.investigation.note(f"not started again: {decision.why}")
+            self._finish("hung" if fingerprint is not None else "failed", exit_code)
+            return
+        self.history = record(self.history, decision, fingerprint, ran_s=now - self.job.began)
+        if self.investigation is not None:
+            self.remedied.update(self.investigation.mend(decision.remedies, self.attempt + 1))
+        self.decision = decision
+        self.chronicle.event("restart.scheduled", delay_s=decision.delay_s, why=decision.why)
+        self.restart_at = now + decision.delay_s
+        self.phase = move(self.phase, Phase.WAITING)
+
+    def _start_next(self) -> None:
+        if self.interrupts:
+            self._finish("interrupted", 128 + self.interrupts[0])
+            return
+        self.attempt += 1
+        try:
+            self.job.start(self.attempt, self.remedied)
+        except LaunchError as error:
+            self.chronicle.complain(str(error))
+            self._finish("error", error.exit_code)
+            return
+        if self.relay is not None:
+            self.relay.attach(self.launch.streams.relayed)
+        if self.investigation is not None:
+            self.investigation.note(f"attempt {self.attempt} started as PID {self.job.root.pid}")
+            self.investigation.write()
+            self.investigation = None
+        self._sampler.close()
+        self.phase = move(self.phase, Phase.RUNNING)
+        self._next_tick = clock.monotonic()
+        self._start_watching()
+
+    def _on_ending(self, ending: Ending, now: float) -> None:
+        """Handle the command's own end; whoever it left behind ends with it, as under systemd."""
+        if self.investigation is not None:
+            self.investigation = None
+        if any(ref != self.job.root for ref in self.job.members()):
+            self._terminate("left behind by the command", now)
+        else:
+            self._settle(ending)
+
+    def _settle(self, ending: Ending) -> None:
+        """Decide what the command's own end means."""
+        now = clock.monotonic()
+        code = ending.exit_code if ending.exit_code is not None else EXIT_SUPERVISOR
+        reason = "interrupted" if self.interrupts else None
+        self.chronicle.attempt_finished(ending.exit_code, ending.signal_name, reason)
+        if code != 0 and not self.interrupts and "crash" in self.settings.restart_on:
+            decision = decide_after_crash(self.history, code, max_restarts=self.settings.max_restarts, chance=random.random)
+            limit = EXIT_START_LIMIT if self.history.restarts else code
+            self._follow(decision, None, now, limit)
+            return
+        self._finish("interrupted" if self.interrupts else "completed" if code == 0 else "failed", code)
+
+    def _finish(self, outcome: str, exit_code: int) -> None:
+        self.exit_code = exit_code
+        self.phase = move(self.phase, Phase.FINISHED)
+        if self.investigation is not None:
+            self.investigation.write()
+        self._sampler.close()
+        if self.relay is not None:
+            self.relay.finish(_RELAY_FINISH_S)
+            # The relay is gone; the last words go straight to stderr.
+            self.chronicle.speak_with(_say_directly)
+        self.chronicle.finish(outcome, exit_code)
+        self.job.guardian.close()
+        self.launch.heartbeat.close()
+
+    # Signals ----------------------------------------------------------------------------------------------------------------------
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        """Forward a signal; the first that asks for the end ends relaunching, the second and third Ctrl-C hasten."""
+        if number is signal.SIGTSTP:
+            forward(number, self.job.root.pid)
+            suspend_self()
+            return
+        if number not in ENDING:
+            forward(number, self.job.root.pid)
+            return
+        self.interrupts.append(number)
+        if self.phase is Phase.WAITING:
+            return
+        if self.phase is Phase.TERMINATING and self.termination is not None:
+            self.termination.hasten(clock.monotonic())
+            return
+        if self.interrupts.count(signal.SIGINT) >= 2 and number is signal.SIGINT:
+            self._terminate("interrupted twice", clock.monotonic())
+            assert self.termination is not None
+            self.termination.hasten(clock.monotonic())
+            return
+        forward(number, self.job.root.pid)
+
+
+def begin(launch: Launch, started: Started) -> Run:
+    """Take over a run whose first attempt has been started."""
+    assert started.pid > 0
+    relay = None
+    if launch.streams.relayed:
+        relay = Relay.start(launch.streams.relayed, launch.directory.output, spill_folder=launch.directory.path)
+    return Run(launch, relay)
+
+
+def _say_directly(line: bytes) -> None:
+    try:
+        os.write(2, line if line.endswith(b"\n") else line + b"\n")
+    except OSError:  # nobody is left to tell
+        pass
