@@ -61,6 +61,8 @@ class Run:
             environment=launch.environment,
             say=relay.say if relay is not None else _say_directly,
         )
+        if launch.warning is not None:
+            self.chronicle.complain(launch.warning)
         self.rules = Rules(stall_s=self.settings.stall_timeout, busy_s=self.settings.busy_timeout)
         self.phase = Phase.RUNNING
         self.attempt = 1
