@@ -6,6 +6,7 @@ import os
 import signal
 
 from unsloth_watch.act.launch import Exited, Guardian, Started, decode_status, reap_orphans
+from unsloth_watch.act.terminate import is_running
 from unsloth_watch.capture.deadline import is_spawning, own_pids
 from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.sense.tree import ProcessTree
@@ -98,3 +99,7 @@ class Job:
     def members(self) -> tuple[ProcessRef, ...]:
         """Return everybody of the job, zombies included."""
         return self.tree.members()
+
+    def is_anyone_alive(self) -> bool:
+        """Whether a process of the job still runs; zombies hold nothing."""
+        return any(is_running(ref.pid, ref.start_ticks) for ref in self.members())

@@ -12,6 +12,8 @@ FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 60.0
 JITTER = 0.2
 """Part of the delay by which it varies, so that many jobs of one host do not return in step."""
+UNCHANGED = "relaunch"
+"""Id of the remedy that changes nothing."""
 HEALTHY_S = 600.0
 """An attempt that ran for so long before its incident starts the backoff afresh."""
 
@@ -37,20 +39,26 @@ class Decision(msgspec.Struct, frozen=True):
         is_restart: Whether there is another attempt.
         why: The reason, one phrase.
         delay_s: Backoff in seconds.
-        remedies: To apply before it, in order.
+        remedy: To apply before it; None for an unchanged relaunch.
     """
 
     is_restart: bool
     why: str
     delay_s: float = 0.0
-    remedies: tuple[Remedy, ...] = ()
+    remedy: Remedy | None = None
+
+
+def is_applicable(remedy: Remedy) -> bool:
+    """Whether a remedy changes something by itself before a relaunch; others only advise a person, or mend a living job."""
+    changes = remedy.environment or remedy.prepend_path or remedy.quarantine or remedy.make_directories
+    return remedy.kind != "live" and bool(changes)
 
 
 def decide_after_hang(history: History, diagnosis: Diagnosis, *, max_restarts: int, chance: Callable[[], float]) -> Decision:
     """Return whether to relaunch a job that hung.
 
     The same incident is never relaunched unchanged: each time its next remedy is taken, and when there is none left the run
-    ends. An incident without any remedy is given one unchanged relaunch (a third of blind relaunches succeed).
+    ends. Only a diagnosis that asks for it by the remedy ``relaunch`` gets one unchanged relaunch.
 
     Args:
         history: What was tried.
@@ -60,14 +68,17 @@ def decide_after_hang(history: History, diagnosis: Diagnosis, *, max_restarts: i
     """
     if history.restarts >= max_restarts:
         return Decision(False, f"--max-restarts {max_restarts} is reached")
-    tried = history.tried.get(diagnosis.fingerprint)
-    left = [remedy for remedy in diagnosis.remedies if remedy.kind != "live" and remedy.id not in (tried or ())]
-    if left:
-        return Decision(True, f"{diagnosis.cause}: {left[0].why}", _delay(history, chance), (left[0],))
-    if tried is not None:
-        done = f"with {', '.join(tried)}" if tried else "after an unchanged relaunch"
-        return Decision(False, f"the same hang came back {done}, and nothing else is known to help")
-    return Decision(True, f"{diagnosis.cause}: no remedy is known; one relaunch unchanged", _delay(history, chance))
+    tried = history.tried.get(diagnosis.fingerprint, ())
+    left = [remedy for remedy in diagnosis.remedies if remedy.id not in tried]
+    for remedy in left:
+        if is_applicable(remedy):
+            return Decision(True, f"{remedy.id}: {remedy.why}", _delay(history, chance), remedy)
+        if remedy.id == UNCHANGED:
+            return Decision(True, f"{remedy.id}: {remedy.why}", _delay(history, chance))
+    if tried:
+        return Decision(False, f"the same hang came back after {', '.join(tried)}, and nothing else is known to help")
+    advice = "; ".join(remedy.advice for remedy in left if remedy.advice)
+    return Decision(False, f"{diagnosis.cause} would come back: {advice or 'no remedy is known'}")
 
 
 def decide_after_crash(history: History, exit_code: int, *, max_restarts: int, chance: Callable[[], float]) -> Decision:
@@ -77,13 +88,15 @@ def decide_after_crash(history: History, exit_code: int, *, max_restarts: int, c
     return Decision(True, f"the command ended with status {exit_code}", _delay(history, chance))
 
 
-def record(history: History, decision: Decision, fingerprint: str | None, *, ran_s: float) -> History:
-    """Return the history after a relaunch was decided; ``ran_s`` is how long the attempt before it ran."""
-    tried = dict(history.tried)
-    if fingerprint is not None:
-        tried[fingerprint] = (*tried.get(fingerprint, ()), *(remedy.id for remedy in decision.remedies))
+def remember(history: History, fingerprint: str, remedy_id: str) -> History:
+    """Return the history in which a remedy of an incident was used up, whether or not it could be applied."""
+    return msgspec.structs.replace(history, tried={**history.tried, fingerprint: (*history.tried.get(fingerprint, ()), remedy_id)})
+
+
+def count_restart(history: History, *, ran_s: float) -> History:
+    """Return the history with one relaunch more; ``ran_s`` is how long the attempt before it ran, seconds."""
     streak = 1 if ran_s >= HEALTHY_S else history.streak + 1
-    return History(history.restarts + 1, streak, tried)
+    return msgspec.structs.replace(history, restarts=history.restarts + 1, streak=streak)
 
 
 def _delay(history: History, chance: Callable[[], float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import selectors
@@ -27,9 +28,18 @@ from unsloth_watch.supervise.incident import Investigation
 from unsloth_watch.supervise.job import Ending, Job
 from unsloth_watch.supervise.launch import Launch
 from unsloth_watch.supervise.phase import Phase, move
-from unsloth_watch.supervise.restart import Decision, History, decide_after_crash, decide_after_hang, record
+from unsloth_watch.supervise.restart import (
+    UNCHANGED,
+    Decision,
+    History,
+    count_restart,
+    decide_after_crash,
+    decide_after_hang,
+    remember,
+)
 from unsloth_watch.supervise.signals import ENDING, forward, read_signals, suspend_self
 from unsloth_watch.supervise.worker import Task
+from unsloth_watch.tell.directory import find_base
 
 _TERMINATION_TICK_S = 0.02
 """Seconds between looks at a tree that is being ended."""
@@ -72,7 +82,7 @@ class Run:
         self.interrupts: list[signal.Signals] = []
         self.termination: Termination | None = None
         self.investigation: Investigation | None = None
-        self.decision: Decision | None = None
+        self.past: list[Investigation] = []
         self.restart_at = 0.0
         self._selector = selectors.DefaultSelector()
         self._selector.register(launch.signals_fd, selectors.EVENT_READ)
@@ -219,10 +229,11 @@ class Run:
         if investigation is None or not investigation.is_done:
             return
         investigation.announce()
+        investigation.write()
         if self.settings.on_hang == "report":
             self.is_reported = True
             investigation.note("watched on: --on-hang report")
-            investigation.write()
+            self.past.append(investigation)
             self.investigation = None
             self.phase = move(self.phase, Phase.RUNNING)
             return
@@ -277,36 +288,63 @@ class Run:
         self.chronicle.attempt_finished(ending.exit_code, ending.signal_name, "hang")
         investigation = self.investigation
         assert investigation is not None
-        investigation.note(f"all of the job was dead after {now - investigation.decided_at:.1f} s")
+        investigation.note(f"all of the job was dead {now - investigation.decided_at:.1f} s after the verdict")
         if self.interrupts:
             self._finish("interrupted", 128 + self.interrupts[0])
-            return
-        if self.settings.on_hang == "stop" or "hang" not in self.settings.restart_on:
-            why = "--on-hang stop" if self.settings.on_hang == "stop" else f"--restart-on {','.join(self.settings.restart_on)}"
-            decision = Decision(False, why)
+        elif self.settings.on_hang == "stop":
+            self._refuse("--on-hang stop", "hung", EXIT_GAVE_UP)
+        elif "hang" not in self.settings.restart_on:
+            self._refuse(f"--restart-on {','.join(self.settings.restart_on)}", "hung", EXIT_GAVE_UP)
         else:
-            decision = decide_after_hang(
-                self.history, investigation.diagnosis, max_restarts=self.settings.max_restarts, chance=random.random
-            )
-        self._follow(decision, investigation.diagnosis.fingerprint, now, EXIT_GAVE_UP)
+            self._relaunch_mended(investigation, now)
 
     # What comes next --------------------------------------------------------------------------------------------------------------
 
-    def _follow(self, decision: Decision, fingerprint: str | None, now: float, exit_code: int) -> None:
-        """Schedule another attempt with its remedies, or end the run."""
-        if not decision.is_restart:
-            self.chronicle.event("restart.refused", why=decision.why)
-            if self.investigation is not None:
-                self.investigation.note(f"not started again: {decision.why}")
-            self._finish("hung" if fingerprint is not None else "failed", exit_code)
-            return
-        self.history = record(self.history, decision, fingerprint, ran_s=now - self.job.began)
-        if self.investigation is not None:
-            self.remedied.update(self.investigation.mend(decision.remedies, self.attempt + 1))
-        self.decision = decision
+    def _relaunch_mended(self, investigation: Investigation, now: float) -> None:
+        """Apply the next remedy that can be applied, and schedule an attempt with it; or end the run."""
+        diagnosis = investigation.diagnosis
+        while True:
+            decision = decide_after_hang(self.history, diagnosis, max_restarts=self.settings.max_restarts, chance=random.random)
+            if not decision.is_restart:
+                self._refuse(decision.why, "hung", EXIT_GAVE_UP)
+                return
+            remedy = decision.remedy
+            self.history = remember(self.history, diagnosis.fingerprint, remedy.id if remedy is not None else UNCHANGED)
+            if remedy is None:
+                break
+            is_applied, changes = investigation.mend(remedy, self.attempt + 1)
+            self.remedied.update(changes)
+            if is_applied:
+                break
+        self._schedule(decision, now)
+
+    def _schedule(self, decision: Decision, now: float) -> None:
+        self.history = count_restart(self.history, ran_s=now - self.job.began)
         self.chronicle.event("restart.scheduled", delay_s=decision.delay_s, why=decision.why)
         self.restart_at = now + decision.delay_s
         self.phase = move(self.phase, Phase.WAITING)
+
+    def _refuse(self, why: str, outcome: str, exit_code: int) -> None:
+        self.chronicle.event("restart.refused", why=why)
+        if self.investigation is not None:
+            self.investigation.note(f"not started again: {why}")
+        self._finish(outcome, exit_code)
+
+    def next_environment(self) -> dict[str, str]:
+        """Return the user's environment with what remedies have changed so far."""
+        environment = dict(self.launch.environment)
+        for name, value in self.remedied.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        return environment
+
+    def private_directory(self) -> str:
+        """Return the directory for caches of this project alone: outlives the run, so that the next one finds them warm."""
+        state = os.path.dirname(find_base(self.launch.environment))
+        project = hashlib.sha256(os.fsencode(self.launch.cwd)).hexdigest()[:12]
+        return os.path.join(state, "caches", project)
 
     def _start_next(self) -> None:
         if self.interrupts:
@@ -324,6 +362,7 @@ class Run:
         if self.investigation is not None:
             self.investigation.note(f"attempt {self.attempt} started as PID {self.job.root.pid}")
             self.investigation.write()
+            self.past.append(self.investigation)
             self.investigation = None
         self._sampler.close()
         self.phase = move(self.phase, Phase.RUNNING)
@@ -341,14 +380,15 @@ class Run:
 
     def _settle(self, ending: Ending) -> None:
         """Decide what the command's own end means."""
-        now = clock.monotonic()
         code = ending.exit_code if ending.exit_code is not None else EXIT_SUPERVISOR
         reason = "interrupted" if self.interrupts else None
         self.chronicle.attempt_finished(ending.exit_code, ending.signal_name, reason)
         if code != 0 and not self.interrupts and "crash" in self.settings.restart_on:
             decision = decide_after_crash(self.history, code, max_restarts=self.settings.max_restarts, chance=random.random)
-            limit = EXIT_START_LIMIT if self.history.restarts else code
-            self._follow(decision, None, now, limit)
+            if decision.is_restart:
+                self._schedule(decision, clock.monotonic())
+            else:
+                self._refuse(decision.why, "failed", EXIT_START_LIMIT)
             return
         self._finish("interrupted" if self.interrupts else "completed" if code == 0 else "failed", code)
 
@@ -357,11 +397,17 @@ class Run:
         self.phase = move(self.phase, Phase.FINISHED)
         if self.investigation is not None:
             self.investigation.write()
+            self.past.append(self.investigation)
+        elif self.past and self.past[-1].is_mended:
+            ended = {"completed": "completed", "failed": f"ended with status {exit_code}"}.get(outcome, f"was {outcome}")
+            self.past[-1].conclude(f"attempt {self.attempt} ran with it and {ended}")
         self._sampler.close()
         if self.relay is not None:
             self.relay.finish(_RELAY_FINISH_S)
             # The relay is gone; the last words go straight to stderr.
             self.chronicle.speak_with(_say_directly)
+        for investigation in self.past:
+            investigation.wait()
         self.chronicle.finish(outcome, exit_code)
         self.job.guardian.close()
         self.launch.heartbeat.close()

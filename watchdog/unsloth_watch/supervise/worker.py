@@ -42,6 +42,10 @@ class Task(Generic[T]):
         """Whether it has ended, either way."""
         return self._done.is_set()
 
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, for so long at most. Never call it from the loop of a run that goes on."""
+        self._done.wait(seconds)
+
     def result(self) -> T:
         """Return what the call returned.
 
