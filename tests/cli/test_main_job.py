@@ -94,7 +94,14 @@ def test_with_capture_inherit_the_command_has_our_own_descriptors(watched: Watch
 
 
 def test_the_run_directory_is_private_and_its_place_is_the_first_line(watched: Watched) -> None:
-    command = [*PROGRAM, "--interval", "0.1s", SH, "-c", "echo x; sleep 0.5"]
+    command = [
+        *PROGRAM,
+        "--interval",
+        "0.1s",
+        SH,
+        "-c",
+        "echo x; until [ -s $UNSLOTH_WATCH_RUN_DIR/samples.jsonl ]; do sleep 0.05; done",
+    ]
     result = subprocess.run(command, env=watched.environment(), capture_output=True, cwd=watched.place, check=True)
     (directory,) = (watched.place / "state" / "unsloth-watch" / "runs").iterdir()
     assert result.stderr.decode().splitlines()[0].endswith(str(directory))

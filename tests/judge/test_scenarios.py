@@ -75,6 +75,16 @@ def test_the_founding_hang_is_hung_although_it_reads_files_180_times_a_second_an
     assert hung_at(founding, 60) <= 14.0  # type: ignore[operator]
 
 
+def test_the_same_loop_on_a_slow_host_where_it_burns_a_quarter_of_a_core_is_hung_too() -> None:
+    assert hung_at(
+        lambda at: sample(at, process(utime_s=5 + 0.25 * at, syscr=int(90 * at), rchar=int(8000 * at), vctx=int(50 * at))), 60
+    )
+
+
+def test_a_job_with_a_low_duty_that_polls_nothing_is_left_alone() -> None:
+    assert hung_at(lambda at: sample(at, process(utime_s=5 + 0.15 * at, vctx=int(50 * at))), 600) is None
+
+
 @pytest.mark.parametrize("stall_s", [10.0, 60.0, 180.0])
 def test_windows_follow_the_stall_timeout(stall_s: float) -> None:
     rules = Rules(stall_s=stall_s, busy_s=1800.0)

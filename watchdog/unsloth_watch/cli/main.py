@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from unsloth_watch.errors import LaunchError, UsageError, WatchError
+from unsloth_watch.errors import UsageError, WatchError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _watch(words: list[str]) -> int:
     launch = Launch(settings, command, os.environ)
     try:
         started = launch.start(1, {})
-    except LaunchError:
+    except WatchError:
         launch.discard()
         raise
     # The command runs. From here on there is time to import.

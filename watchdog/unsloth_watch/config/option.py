@@ -218,26 +218,6 @@ OPTIONS: tuple[Option, ...] = (
         metavar="N",
         least=0,
     ),
-    Option("live-repair", "boolean", True, "repair in place where the cause is established", "nothing is lost that way"),
-    Option(
-        "cache",
-        "text",
-        "auto",
-        "compile caches: auto (mend only what is broken), keep (touch nothing), or a directory to use",
-        "a cache that works is worth keeping",
-        metavar="auto|keep|DIR",
-    ),
-    Option(
-        "hooks", "boolean", True, "let the in-process part of unsloth-watch into the command's Python", "it reports steps exactly"
-    ),
-    Option(
-        "resume",
-        "choice",
-        "auto",
-        "whether a relaunch resumes from the last checkpoint",
-        "work done is work paid for",
-        choices=("auto", "never"),
-    ),
     Option(
         "stdin",
         "choice",
@@ -255,10 +235,6 @@ OPTIONS: tuple[Option, ...] = (
         choices=("auto", "pty", "pipe", "inherit"),
     ),
     Option("locals", "boolean", False, "capture the values of local variables too", "they may hold secrets and private data"),
-    Option(
-        "notify", "texts", (), "URL to tell about hangs and the end of the run; may be given several times", "nobody", metavar="URL"
-    ),
-    Option("metrics", "text", None, "address for metrics, host:port", "none", metavar="ADDR"),
     Option("quiet", "boolean", False, "say only errors and hangs", "one line an event is little"),
     Option("verbose", "boolean", False, "say more, and where every setting came from", "one line an event is enough"),
 )

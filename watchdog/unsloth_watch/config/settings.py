@@ -32,15 +32,9 @@ class Settings:
     on_hang: str
     restart_on: tuple[str, ...]
     max_restarts: int
-    live_repair: bool
-    cache: str
-    hooks: bool
-    resume: str
     stdin: str
     capture: str
     locals: bool
-    notify: tuple[str, ...]
-    metrics: str | None
     quiet: bool
     verbose: bool
     sources: Mapping[str, str]

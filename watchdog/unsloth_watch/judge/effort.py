@@ -12,6 +12,9 @@ from unsloth_watch.judge.rules import (
     COMPUTING_CORE,
     COMPUTING_TREE,
     FAULTS_PER_S,
+    POLLING_BYTES,
+    POLLING_CALLS_PER_S,
+    POLLING_CORE,
     VOLUME_BYTES_PER_S,
     Rules,
 )
@@ -108,12 +111,14 @@ def measure_effort(history: tuple[Tick, ...], now: Tick, rules: Rules) -> Effort
     start = next((tick for tick in reversed(history) if now.at - tick.at >= rules.effort_s), history[0])
     seconds = max(now.at - start.at, 1e-9)
     core = busiest = faults = volume = calls = wakeups = 0.0
+    is_computing = False
     for ref, load in now.loads.items():
         before = start.loads.get(ref)
         own = load.cpu_s - before.cpu_s if before else load.cpu_s
         reaped = load.reaped_cpu_s - before.reaped_cpu_s if before else 0.0
         core += own + max(0.0, reaped)
         busiest = max(busiest, own)
+        is_computing = is_computing or own / seconds >= (POLLING_CORE if _is_polling(before, load, seconds) else COMPUTING_CORE)
         if before is None:
             continue
         # A fork makes its parent fault on every page that it touches again: no sign of work.
@@ -123,12 +128,32 @@ def measure_effort(history: tuple[Tick, ...], now: Tick, rules: Rules) -> Effort
         calls += max(0, load.calls - before.calls)
         wakeups += max(0, load.vctx - before.vctx)
     core, busiest, faults, volume, calls, wakeups = (value / seconds for value in (core, busiest, faults, volume, calls, wakeups))
-    kind, detail = _classify(history, now, rules, core=core, busiest=busiest, faults=faults, volume=volume)
+    is_computing = is_computing or core >= COMPUTING_TREE
+    kind, detail = _classify(
+        history, now, rules, is_computing=is_computing, core=core, busiest=busiest, faults=faults, volume=volume
+    )
     return Effort(kind, core, busiest, faults, volume, calls, wakeups, seconds, detail)
 
 
+def _is_polling(before: Load | None, load: Load, seconds: float) -> bool:
+    """Whether a process reads a little very often and sleeps as often: it looks whether something has come."""
+    if before is None:
+        return False
+    calls, wakeups = (load.calls - before.calls) / seconds, (load.vctx - before.vctx) / seconds
+    is_frequent = calls >= POLLING_CALLS_PER_S and wakeups >= POLLING_CALLS_PER_S
+    return is_frequent and load.volume - before.volume < POLLING_BYTES * (load.calls - before.calls)
+
+
 def _classify(
-    history: tuple[Tick, ...], now: Tick, rules: Rules, *, core: float, busiest: float, faults: float, volume: float
+    history: tuple[Tick, ...],
+    now: Tick,
+    rules: Rules,
+    *,
+    is_computing: bool,
+    core: float,
+    busiest: float,
+    faults: float,
+    volume: float,
 ) -> tuple[Kind, str]:
     ended = history[-1].loads.keys() - now.loads.keys()
     worked = max((history[-1].loads[ref].cpu_s for ref in ended), default=0.0)
@@ -136,7 +161,7 @@ def _classify(
         return Kind.CHURNING, f"a process ended after {worked:.1f} s of CPU"
     if faults >= FAULTS_PER_S:
         return Kind.CHURNING, f"{faults:.0f} page faults a second"
-    if busiest >= COMPUTING_CORE or core >= COMPUTING_TREE:
+    if is_computing:
         return Kind.COMPUTING, f"{core:.0%} of a core"
     if volume >= VOLUME_BYTES_PER_S:
         return Kind.COMPUTING, f"{volume / 1048576:.0f} MiB/s through read and write calls"

@@ -13,6 +13,13 @@ FILE_BYTES_PER_S = 1024.0
 """New ground in files: a slow download is some kB/s, a heartbeat line a second is some 20 B/s."""
 STORAGE_BYTES_PER_S = 64 * 1024.0
 """Bytes from and to storage: a status file of 4 KiB rewritten each second dirties 4 KiB/s."""
+POLLING_CORE = 0.30
+"""Share of a core that a process must burn to compute where it polls files: small reads many times a second, with a sleep between
+them and none on new ground. The import loop above took 3.5 % on one host and 6 % on a loaded one; a slow host takes more."""
+POLLING_CALLS_PER_S = 20.0
+"""Read calls a second from which a process that sleeps as often polls (the import loop: 180)."""
+POLLING_BYTES = 4096.0
+"""Bytes a read at most, on average, in a poll (the import loop: 70 to 100)."""
 VOLUME_BYTES_PER_S = 4 * 1024 * 1024.0
 """Bytes through read and write calls that count as effort: the retry loop above re-reads 12 KiB/s."""
 MEMORY_BYTES = 8 * 1024 * 1024

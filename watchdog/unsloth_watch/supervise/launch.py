@@ -7,10 +7,10 @@ import signal
 import time
 
 from unsloth_watch.act.launch import Guardian, become_subreaper, inherited_fds
-from unsloth_watch.errors import LaunchError, RunDirectoryError
+from unsloth_watch.errors import RunDirectoryError, WatchError
 from unsloth_watch.sense.heartbeat import HeartbeatReader
 from unsloth_watch.supervise.environment import compose_environment
-from unsloth_watch.supervise.streams import Streams, choose_capture
+from unsloth_watch.supervise.streams import Streams
 from unsloth_watch.tell.directory import RunDirectory, create_run_directory, find_base, use_run_directory
 
 TYPE_CHECKING = False
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from unsloth_watch.act.launch import Started
-    from unsloth_watch.act.terminal import Terminal
     from unsloth_watch.config.settings import Settings
 
 FORWARDED = (
@@ -50,7 +49,6 @@ class Launch:
         self.cwd = os.getcwd()
         self.directory, self.warning = choose_directory(settings, command, environment)
         self.heartbeat = HeartbeatReader(self.directory.path)
-        self.terminal: Terminal | None = None
         self.started: Started | None = None
         self.changes: dict[str, str | None] = {}
         self.streams: Streams
@@ -58,10 +56,6 @@ class Launch:
         become_subreaper()
         self.guardian = Guardian.fork()
         self.signals_fd = catch_signals()
-        if choose_capture(settings) == "pty":
-            from unsloth_watch.act.terminal import open_terminal  # noqa: PLC0415 - only with a terminal
-
-            self.terminal = open_terminal(0)
 
     def start(self, attempt: int, remedied: Mapping[str, str | None]) -> Started:
         """Start an attempt; ``streams`` holds its output afterwards.
@@ -72,8 +66,9 @@ class Launch:
 
         Raises:
             LaunchError: It could not be executed.
+            ConfigError: Its streams cannot be what was asked for.
         """
-        streams = Streams(self.settings, self.terminal)
+        streams = Streams(self.settings)
         markers = {
             "UNSLOTH_WATCH_RUN": self.directory.id,
             "UNSLOTH_WATCH_RUN_DIR": self.directory.path,
@@ -84,13 +79,14 @@ class Launch:
         try:
             self.started = self.guardian.start(
                 self.command, environment, self.cwd, streams.stdin_fd, streams.stdout_fd, streams.stderr_fd,
-                is_terminal=self.terminal is not None, pass_fds=self._passed_fds,
+                is_terminal=streams.is_controlling, pass_fds=self._passed_fds,
             )  # fmt: skip
-        except LaunchError:
-            streams.close_read()
+        except WatchError:
+            streams.abandon()
             raise
-        finally:
-            streams.close_given()
+        streams.hand_over()
+        if streams.terminal is not None:
+            streams.terminal.start()
         self.streams = streams
         return self.started
 
@@ -123,10 +119,12 @@ def choose_directory(settings: Settings, command: Sequence[str], environment: Ma
 
 
 def _name_of(command: Sequence[str]) -> str:
-    """Return the word that tells this command from others: the script rather than its interpreter."""
+    """Return the word that tells this command from others: the script or module rather than its interpreter."""
     program = command[0]
     if os.path.basename(program).startswith("python"):
         for word in command[1:]:
+            if word == "-c":
+                break
             if not word.startswith("-"):
                 return word.removesuffix(".py")
     return program

@@ -26,6 +26,7 @@ from unsloth_watch.supervise import clock
 from unsloth_watch.supervise.chronicle import Chronicle
 from unsloth_watch.supervise.incident import Investigation
 from unsloth_watch.supervise.job import Ending, Job
+from unsloth_watch.supervise.keyboard import KILL_AT, TERMINATE_AT, Keyboard
 from unsloth_watch.supervise.launch import Launch
 from unsloth_watch.supervise.phase import Phase, move
 from unsloth_watch.supervise.restart import (
@@ -70,6 +71,7 @@ class Run:
             cwd=launch.cwd,
             environment=launch.environment,
             say=relay.say if relay is not None else _say_directly,
+            has_raw_terminal=launch.streams.is_controlling,
         )
         if launch.warning is not None:
             self.chronicle.complain(launch.warning)
@@ -103,6 +105,7 @@ class Run:
             self._wait()
             for number in read_signals(self.launch.signals_fd):
                 self._on_signal(number)
+            self._read_keyboard()
             ending = self.job.poll()
             now = clock.monotonic()
             if self.phase in (Phase.RUNNING, Phase.CAPTURING) and ending is not None:
@@ -141,6 +144,11 @@ class Run:
         self.verdict: Verdict | None = None
         self.suspected_at: float | None = None
         self.is_reported = False
+        terminal = self.launch.streams.terminal
+        self._keyboard = None
+        if terminal is not None:
+            self._keyboard = Keyboard(terminal)
+            terminal.on_key = self._wake
         self._output = OutputReader()
         self._sampler = Sampler(
             self.job.tree,
@@ -351,6 +359,8 @@ class Run:
             self._finish("interrupted", 128 + self.interrupts[0])
             return
         self.attempt += 1
+        if self.launch.streams.terminal is not None:
+            self.launch.streams.terminal.close()
         try:
             self.job.start(self.attempt, self.remedied)
         except LaunchError as error:
@@ -381,6 +391,8 @@ class Run:
     def _settle(self, ending: Ending) -> None:
         """Decide what the command's own end means."""
         code = ending.exit_code if ending.exit_code is not None else EXIT_SUPERVISOR
+        if self._keyboard is not None and self._keyboard.is_asked(clock.monotonic()):
+            self.interrupts.append(signal.SIGINT)
         reason = "interrupted" if self.interrupts else None
         self.chronicle.attempt_finished(ending.exit_code, ending.signal_name, reason)
         if code != 0 and not self.interrupts and "crash" in self.settings.restart_on:
@@ -404,6 +416,8 @@ class Run:
         self._sampler.close()
         if self.relay is not None:
             self.relay.finish(_RELAY_FINISH_S)
+            if self.launch.streams.terminal is not None:
+                self.launch.streams.terminal.close()
             # The relay is gone; the last words go straight to stderr.
             self.chronicle.speak_with(_say_directly)
         for investigation in self.past:
@@ -414,25 +428,50 @@ class Run:
 
     # Signals ----------------------------------------------------------------------------------------------------------------------
 
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_fd, b"\0")
+        except OSError:  # full of wake-ups already
+            pass
+
+    def _read_keyboard(self) -> None:
+        """Hear what a user at the terminal wants; the command itself has heard it from its own terminal."""
+        keyboard, terminal, now = self._keyboard, self.launch.streams.terminal, clock.monotonic()
+        if keyboard is None or terminal is None:
+            return
+        if keyboard.take_suspend():
+            terminal.suspend(self.job.root.pid)
+        presses = keyboard.take(now)
+        if presses >= KILL_AT or (presses >= TERMINATE_AT and self.phase in (Phase.RUNNING, Phase.CAPTURING)):
+            self._press_for_end(now)
+        if presses and self.phase is Phase.WAITING:
+            self.interrupts.append(signal.SIGINT)
+
+    def _press_for_end(self, now: float) -> None:
+        """End the tree sooner than the grace period would: it has been asked before."""
+        if self.phase in (Phase.RUNNING, Phase.CAPTURING):
+            self.interrupts.append(signal.SIGINT)
+            self._terminate("interrupted again", now)
+        if self.termination is not None:
+            self.termination.hasten(now)
+
     def _on_signal(self, number: signal.Signals) -> None:
         """Forward a signal; the first that asks for the end ends relaunching, the second and third Ctrl-C hasten."""
+        terminal = self.launch.streams.terminal
         if number is signal.SIGTSTP:
             forward(number, self.job.root.pid)
             suspend_self()
             return
+        if terminal is not None and number in (signal.SIGWINCH, signal.SIGCONT):
+            terminal.resize() if number is signal.SIGWINCH else terminal.resume()
         if number not in ENDING:
             forward(number, self.job.root.pid)
             return
         self.interrupts.append(number)
         if self.phase is Phase.WAITING:
             return
-        if self.phase is Phase.TERMINATING and self.termination is not None:
-            self.termination.hasten(clock.monotonic())
-            return
-        if self.interrupts.count(signal.SIGINT) >= 2 and number is signal.SIGINT:
-            self._terminate("interrupted twice", clock.monotonic())
-            assert self.termination is not None
-            self.termination.hasten(clock.monotonic())
+        if self.phase is Phase.TERMINATING or (number is signal.SIGINT and self.interrupts.count(number) >= 2):
+            self._press_for_end(clock.monotonic())
             return
         forward(number, self.job.root.pid)
 
@@ -448,6 +487,6 @@ def begin(launch: Launch, started: Started) -> Run:
 
 def _say_directly(line: bytes) -> None:
     try:
-        os.write(2, line if line.endswith(b"\n") else line + b"\n")
+        os.write(2, line)
     except OSError:  # nobody is left to tell
         pass
