@@ -259,7 +259,13 @@ def _archive(incident: object, directory: str, samples: str, redactor: object) -
 
 
 def investigate(
-    members: Sequence[ProcessRef], root: ProcessRef, verdict: Verdict | None, looks: tuple[Look, ...], *, with_locals: bool
+    members: Sequence[ProcessRef],
+    root: ProcessRef,
+    verdict: Verdict | None,
+    looks: tuple[Look, ...],
+    *,
+    with_locals: bool,
+    is_gentle: bool = False,
 ) -> Findings:
     """Capture everything about a job and explain it; takes seconds, so it runs beside the loop.
 
@@ -269,6 +275,7 @@ def investigate(
         verdict: What the judge said.
         looks: Looks at the stacks since the last progress.
         with_locals: Whether the values of local variables may be taken.
+        is_gentle: Whether only what pauses nobody may be done: the job may be healthy.
     """
     # Imported here: nothing of this is needed, nor in memory, until a job hangs.
     from unsloth_watch.capture.caches import probe_caches  # noqa: PLC0415
@@ -283,6 +290,7 @@ def investigate(
         at=clock.monotonic(),
         clock=clock.monotonic,
         with_locals=with_locals,
+        is_gentle=is_gentle,
         probes=(probe_caches, read_versions),
     )
     return Findings(evidence, diagnose(Case(evidence, verdict, looks)))
