@@ -1,8 +1,8 @@
 """Deadlines for calls and commands that may never come back.
 
-Reads of ``cmdline``, ``environ``, ``maps`` and ``mem`` take the target's mmap_lock, ``syscall`` its exec lock, and a file probe takes
-whatever its file system takes: each of them can block for as long as the job hangs. They run in a daemon thread here that is abandoned
-when it is late; the kernel ends it together with the supervisor.
+Reads of ``cmdline``, ``environ``, ``maps`` and ``mem`` take the target's mmap_lock, ``syscall`` its exec lock, and a file probe
+takes whatever its file system takes: each of them can block for as long as the job hangs. They run in a daemon thread here that is
+abandoned when it is late; the kernel ends it together with the supervisor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -81,8 +82,8 @@ _spawning = 0
 def own_pids() -> frozenset[int]:
     """Return the PIDs of children that belong to captures, not to the job, and that are reaped here.
 
-    The supervisor is a subreaper. It looks for an ended child without reaping it (``waitid`` with ``WNOWAIT``), and only **then** asks
-    `is_spawning` and this function: a PID that is neither here nor possibly about to be is not ours. Never blocks.
+    The supervisor is a subreaper. It looks for an ended child without reaping it (``waitid`` with ``WNOWAIT``), and only **then**
+    asks `is_spawning` and, if that says no, this function, in this order: a PID that is not here is then not ours. Never blocks.
     """
     with _lock:
         return frozenset(_own_pids)
@@ -116,7 +117,7 @@ def within(seconds: float, function: Callable[..., T], *args: object) -> T:
     def call() -> None:
         try:
             results.append(function(*args))
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller, whatever it is
+        except BaseException as error:  # carried over to the caller, whatever it is
             faults.append(error)
 
     thread = threading.Thread(target=call, name=f"within-{getattr(function, '__name__', 'call')}", daemon=True)
@@ -169,32 +170,48 @@ def _touch(path: str) -> None:
 
 
 def _run(argv: list[str], deadline_s: float, env: dict[str, str] | None, limit: int) -> Outcome:
-    global _spawning  # noqa: PLW0603 - one count for the process, as its children are
     start = time.monotonic()
     deadline = Deadline(deadline_s)
+    with own_child(
+        lambda: subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
+        )
+    ) as process:
+        stdout, stderr, is_truncated, timed_out = _collect(process, deadline, limit)
+    return Outcome(process.returncode, stdout, stderr, timed_out, is_truncated, time.monotonic() - start)
+
+
+@contextmanager
+def own_child(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a child in a session of its own, register its PID, and at the end kill it unless it has ended, and reap it.
+
+    Args:
+        start: Starts it with ``start_new_session=True``.
+
+    Raises:
+        OSError: It could not be started.
+    """
+    global _spawning  # noqa: PLW0603 - one count for the process, as its children are
     with _lock:
         _spawning += 1
     try:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
-        )
+        process = start()
         with _lock:
             _own_pids.add(process.pid)
     finally:
         with _lock:
             _spawning -= 1
     try:
-        stdout, stderr, is_truncated, timed_out = _collect(process, deadline, limit)
+        yield process
     finally:
         if process.returncode is None:
             _kill_session(process.pid)
-        for pipe in (process.stdout, process.stderr):
+        for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()
         process.wait()  # in D state this takes as long as it takes, in an abandoned thread; the PID stays registered until then
         with _lock:
             _own_pids.discard(process.pid)
-    return Outcome(process.returncode, stdout, stderr, timed_out, is_truncated, time.monotonic() - start)
 
 
 def _kill_session(pid: int) -> None:
@@ -222,8 +239,14 @@ def _collect(process: subprocess.Popen[bytes], deadline: Deadline, limit: int) -
                 is_truncated |= len(outputs[key.fd]) > limit
                 if not chunk:
                     selector.unregister(key.fd)
+        is_open = bool(selector.get_map())
     timed_out = False
-    if not is_truncated:
+    if is_open and not is_truncated:
+        # It is late, or it has ended and something that it started keeps the pipes open: end that, too, while the unreaped
+        # child still guards the number of its process group.
+        timed_out = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        _kill_session(process.pid)
+    elif not is_truncated:
         try:
             process.wait(deadline.left())
         except subprocess.TimeoutExpired:

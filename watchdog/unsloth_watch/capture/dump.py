@@ -83,7 +83,7 @@ class Dump(msgspec.Struct, frozen=True):
     seconds: float = 0.0
 
 
-_Id = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]  # larger ones cannot be written as JSON integers again
+_Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # larger ones cannot be written as JSON integers again
 
 
 class _Local(msgspec.Struct):
@@ -133,9 +133,11 @@ def _convert(thread: _Thread) -> PythonThread:
     frames = tuple(
         Frame(
             function=frame.name,
-            file=frame.filename,
-            line=frame.line,
-            is_native=bool(frame.module),  # py-spy 0.4.3 fills it for native frames only, with the library
+            # py-spy 0.4.3 fills the module for native frames only, with the library. Where that has debug symbols, file and line
+            # are of a source on the machine that built it; the library is what a person and a rule can use.
+            file=frame.module or frame.filename,
+            line=0 if frame.module else frame.line,
+            is_native=bool(frame.module),
             locals=None if frame.locals is None else {item.name: item.repr or "?" for item in frame.locals},
         )
         for frame in thread.frames

@@ -1,7 +1,8 @@
 """The ladder of ways to a stack: the richest one that cannot hang on this process comes first, and each has a deadline.
 
-Measured on 16 kinds of hang (D, D with the GIL, SIGSTOP, FUSE, traced, subinterpreter, 200 threads …): 16 of 16 in 9–108 ms, no target
-changed. A blocking dump of a process with a thread in D state hangs and freezes its healthy threads meanwhile, hence the first look.
+Measured on 16 kinds of hang (D, D with the GIL, SIGSTOP, FUSE, traced, subinterpreter, 200 threads …): 16 of 16 in 9–108 ms, no
+target changed. A blocking dump of a process with a thread in D state hangs and freezes its healthy threads meanwhile, hence the
+first look.
 """
 
 from __future__ import annotations
@@ -18,25 +19,37 @@ from unsloth_watch.capture.deadline import Deadline
 from unsloth_watch.capture.dump import Dump, DumpFailure, Failure
 from unsloth_watch.capture.process import ProcessRead, read_start
 from unsloth_watch.capture.pyspy import Mode, dump
+from unsloth_watch.capture.syscalls import name_syscall
 from unsloth_watch.capture.waits import Task, read_states, read_task
 from unsloth_watch.model.process import ProcessRef
 
 RUNG_S = 3.0
 """Deadline of one rung: native unwinding took 1.7 s in a real 200-thread process on a GPU host, 0.2 s at most elsewhere."""
-_NONBLOCKING_TRIES = 3
-# A read of a moving stack fails now and then: 9 of 100 on fast recursion.
 _EXEC_S = 0.05
 # py-spy finds no interpreter in a process within 30 ms of its exec.
 _HOPELESS = frozenset({Failure.NO_TOOL, Failure.NO_PERMISSION, Failure.GONE})
-_UNSAFE_CHANNELS = ("request_wait_answer", "percpu_rwsem_wait", "rpc_wait", "fuse_", "nfs_", "folio_wait_bit")
+# Prefixes of kernel functions that wait for a file system or its server: an attach turns such a wait from S into D. The first was
+# seen (FUSE), the others are from the sources of the percpu locks, NFS, the page cache, autofs, CIFS, Lustre, GPFS and Ceph.
+_UNSAFE_CHANNELS = (
+    *("request_wait_answer", "percpu_rwsem_wait", "rpc_wait", "fuse_", "nfs_", "nfs4_", "folio_wait_bit", "autofs_wait"),
+    *("wait_for_response", "cl_sync_io_wait", "ptlrpc_", "ldlm_", "cxiWaitEvent", "ceph_"),
+)
+# A tracer attaches by a stop signal, which ends some calls early: a half done write to a pipe or socket returns a short count
+# (seen on 6.18: the writer went on and exited), and the others fail with EINTR even without a handler (signal(7)).
+_CUT_SHORT = frozenset({"write", "writev", "pwrite64", "pwritev", "sendto", "sendmsg", "sendmmsg", "splice"})
+_CUT_SHORT |= {"semop", "semtimedop", "rt_sigtimedwait", "io_getevents"}
 
 Rung = Callable[[int, float], "Dump | DumpFailure"]
 """A further way, called with PID and deadline after py-spy's.
 
-This is the hook for faulthandler: the supervisor may pass a rung that sends SIGUSR2 to a process **whose own hooks told it** that the
-handler is faulthandler's, and that reads the file which they agreed upon. It is no default: ``SigCgt`` shows that there is a handler,
-not whose, and an unknown SIGUSR2 handler may do anything (torch elastic checkpoints, SLURM requeues); without one it kills.
+This is the hook for faulthandler: the supervisor may pass a rung that sends SIGUSR2 to a process **whose own hooks told it** that
+the handler is faulthandler's, and that reads the file which they agreed upon. It is no default: ``SigCgt`` shows that there is a
+handler, not whose, and an unknown SIGUSR2 handler may do anything (torch elastic checkpoints, SLURM requeues); without one it
+kills.
 """
+
+RUNGS: tuple[Rung, ...] = (pystack.dump,)
+"""Further rungs by default."""
 
 
 class Climb(msgspec.Struct, frozen=True):
@@ -63,6 +76,9 @@ def find_danger(tasks: Sequence[Task], tracer_pid: int) -> str | None:
         channel = task.wait_channel or ""
         if channel.startswith(_UNSAFE_CHANNELS):
             return f"thread {task.tid} waits in {channel}"
+        call = name_syscall(task.syscall)
+        if call in _CUT_SHORT:
+            return f"a pause would cut the {call} of thread {task.tid} short"
     return None
 
 
@@ -70,27 +86,29 @@ def climb(
     process: ProcessRead,
     deadline: Deadline,
     *,
+    is_gentle: bool = False,
     with_locals: bool = False,
     rung_s: float = RUNG_S,
     binary: str | None = None,
-    further: Sequence[Rung] = (),
+    further: Sequence[Rung] = RUNGS,
 ) -> Climb:
     """Return the stacks of one process by the first rung that answers.
 
     Args:
         process: What was just read of it.
         deadline: Of all rungs together.
+        is_gentle: Never pause it, whatever it waits in: for a process that may be healthy.
         with_locals: Also read local variables.
         rung_s: Seconds for one rung.
         binary: py-spy; None to look for it.
-        further: Rungs after py-spy's; pystack is added by itself where it is installed.
+        further: Rungs after py-spy's; one that is not installed is passed over.
     """
     pid = process.ref.pid
-    if process.is_zombie:
-        return Climb(notes=(f"PID {pid} is a zombie: it has ended and waits for PID {process.ppid} to ask for its status",))
+    if process.state in "ZX":
+        return _describe_ended(process)
     notes: list[str] = []
     words: list[str] = []
-    danger = find_danger(process.tasks, process.tracer_pid)
+    danger = "it may be healthy" if is_gentle else find_danger(process.tasks, process.tracer_pid)
     for mode in _plan(process, danger):
         if deadline.is_over:
             words.append("no time left")
@@ -110,19 +128,30 @@ def climb(
         if answer.kind in _HOPELESS:
             return Climb(missing=_explain(process, answer), notes=tuple(notes))
     if not danger:
-        for rung in (*further, *((pystack.dump,) if pystack.find_binary() else ())):
+        for rung in further:
             answer = rung(pid, deadline.left(rung_s))
             notes += _restore(process, answer, is_blocking=True)
             if isinstance(answer, Dump):
                 return Climb(answer, notes=tuple(notes))
-            words.append(answer.message)
+            words += [answer.message] if answer.kind is not Failure.NO_TOOL else []
     reason = "; ".join(dict.fromkeys(words)) or "no way to read it was left"
     return Climb(missing=(f"stack of PID {pid}: {reason}; its threads' waits are listed instead",), notes=tuple(notes))
 
 
+def _describe_ended(process: ProcessRead) -> Climb:
+    pid, others = process.ref.pid, len(process.tasks) - 1
+    if process.is_zombie:
+        return Climb(notes=(f"PID {pid} is a zombie: it has ended and waits for PID {process.ppid} to ask for its status",))
+    return Climb(missing=(f"stack of PID {pid}: its main thread has ended while {others} others live, which py-spy cannot read",))
+
+
 def _plan(process: ProcessRead, danger: str | None) -> tuple[Mode, ...]:
-    """Return the rungs; a program that is not named python gets the one that costs it nothing first, as it may be none."""
-    gentle: tuple[Mode, ...] = ("nonblocking",) * _NONBLOCKING_TRIES
+    """Return the rungs.
+
+    Nonblocking comes thrice, as a read of a moving stack fails now and then: 9 of 100 on fast recursion. A program that is not
+    named python gets first what costs it nothing, as it may be none.
+    """
+    gentle: tuple[Mode, ...] = ("nonblocking", "nonblocking", "nonblocking")
     if danger:
         return gentle
     return ("native", "plain", *gentle) if process.is_named_python else ("nonblocking", "native", "plain", *gentle[1:])
@@ -147,8 +176,8 @@ def _dump(process: ProcessRead, mode: Mode, seconds: float, with_locals: bool, b
 def _restore(process: ProcessRead, answer: Dump | DumpFailure, *, is_blocking: bool) -> list[str]:
     """Continue a process that our killed tool left stopped, and say so.
 
-    None of 211 py-spy dumps that were killed in the middle left one stopped; pystack and gdb may. A process that was stopped before,
-    or that anybody else may have stopped, is left alone.
+    None of 211 py-spy dumps that were killed in the middle left one stopped; pystack and gdb may. A process that was stopped
+    before, or that anybody else may have stopped, is left alone.
     """
     if not is_blocking or any(task.state in "Tt" for task in process.tasks):
         return []
@@ -161,9 +190,25 @@ def _restore(process: ProcessRead, answer: Dump | DumpFailure, *, is_blocking: b
         return []
     if not was_killed:
         return [f"PID {pid} was stopped by somebody during the dump; it was left so"]
-    if read_start(pid) == process.ref.start_ticks:
-        os.kill(pid, signal.SIGCONT)
+    _continue(process.ref)
     return [f"the killed dump had left PID {pid} stopped; it was continued with SIGCONT"]
+
+
+def _continue(ref: ProcessRef) -> None:
+    """Send SIGCONT to this very process: the pidfd is opened before the identity is checked, so the PID cannot change hands."""
+    try:
+        descriptor = os.pidfd_open(ref.pid)
+    except OSError:  # it has ended, or the kernel is older than 5.3
+        if read_start(ref.pid) == ref.start_ticks:
+            os.kill(ref.pid, signal.SIGCONT)
+        return
+    try:
+        if read_start(ref.pid) == ref.start_ticks:
+            signal.pidfd_send_signal(descriptor, signal.SIGCONT)
+    except ProcessLookupError:  # it has ended meanwhile
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _stopped(pid: int) -> list[int]:

@@ -1,8 +1,9 @@
 """``/proc/locks`` joined to paths, holders and the job.
 
-A line names a file by device and inode only. On overlayfs and btrfs that device is not the one that ``stat`` shows, so a path is found
-in this order: the lock lines in the ``fdinfo`` of the open files themselves (exact), then the inode among the job's open files, then
-lock files in given directories; a path that was matched by its inode alone is accepted only when no other path has that inode.
+A line names a file by device and inode only. On overlayfs and btrfs that device is not the one that ``stat`` shows, so a path is
+found in this order: the lock lines in the ``fdinfo`` of the open files themselves (exact), then the inode among the job's open
+files, then lock files in given directories; a path that was matched by its inode alone is accepted only when no other path has
+that inode.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
-from unsloth_watch.capture.descriptors import OpenFile, read_open_files
+from unsloth_watch.capture.descriptors import OpenFile
 from unsloth_watch.capture.text import decode
 from unsloth_watch.capture.waits import read_file
 from unsloth_watch.model.evidence import FileLock
@@ -137,7 +138,7 @@ def join_locks(lines: Sequence[LockLine], files: Sequence[LockedFile], members: 
         opener = holders.get((line.kind, line.file))
         # An OFDLCK has no PID, and a flock keeps the PID of the process that took it even after that has ended and a child which
         # inherited the descriptor holds it: then the process that has the open file is the holder.
-        if not line.is_waiter and opener is not None and not _is_there(pid):
+        if not line.is_waiter and opener is not None and not is_there(pid):
             pid = opener
         locks.append(
             FileLock(
@@ -148,7 +149,7 @@ def join_locks(lines: Sequence[LockLine], files: Sequence[LockedFile], members: 
                 line.inode,
                 paths.get(line.file),
                 line.is_waiter,
-                _command(pid),
+                read_command_line(pid),
                 pid in members,
             )
         )
@@ -173,12 +174,13 @@ def _match(lines: Sequence[LockLine], files: Sequence[LockedFile]) -> Iterable[t
             yield line, next(iter(names))
 
 
-def _is_there(pid: int) -> bool:
+def is_there(pid: int) -> bool:
+    """Return whether a process exists and is no zombie that has closed its files."""
     return pid > 0 and os.path.exists(f"/proc/{pid}/fd")
 
 
-def _command(pid: int) -> str | None:
-    """Return a command line; it takes the process's mmap_lock, so the caller has a deadline."""
+def read_command_line(pid: int) -> str | None:
+    """Return a command line for people; it takes the process's mmap_lock, so the caller has a deadline."""
     if pid <= 0:
         return None
     try:
@@ -186,20 +188,3 @@ def _command(pid: int) -> str | None:
     except OSError:
         return None
     return decode(raw.rstrip(b"\0").replace(b"\0", b" ")) or None
-
-
-def find_holders(path: str, exclude: Collection[int] = ()) -> tuple[int, ...]:
-    """Return the PIDs of processes that hold a lock through an open file of this path.
-
-    For a lock whose PID in ``/proc/locks`` is hidden or has ended. It looks at every process that may be read: about 20 ms for 300.
-    """
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) not in exclude:
-            try:
-                files = read_open_files(int(name))
-            except OSError:
-                continue
-            if any(file.target == path and file.locks for file in files):
-                found.append(int(name))
-    return tuple(found)

@@ -117,7 +117,9 @@ def _fcntl(call: str, args: _Args, scene: Scene) -> _Said:
 
 def _wait4(call: str, args: _Args, scene: Scene) -> _Said:
     pid = _int(args[0])
-    return ("waits for any child to end" if pid == -1 else f"waits for PID {pid} to end" if pid > 0 else "waits for a child of a group"), ()
+    return (
+        "waits for any child to end" if pid == -1 else f"waits for PID {pid} to end" if pid > 0 else "waits for a child of a group"
+    ), ()
 
 
 def _waitid(call: str, args: _Args, scene: Scene) -> _Said:

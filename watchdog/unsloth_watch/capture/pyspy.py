@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from unsloth_watch.capture.deadline import Deadline, DeadlineError, run_command
+from unsloth_watch.capture.deadline import Deadline, DeadlineError, Outcome, run_command
 from unsloth_watch.capture.dump import Dump, DumpFailure, Failure, classify_failure, parse_dump
 from unsloth_watch.capture.text import decode
 
@@ -66,10 +66,17 @@ def dump(
         return DumpFailure(Failure.NO_TOOL, f"{binary} cannot be started ({error.strerror}); reinstall it with pip")
     except DeadlineError as error:
         return DumpFailure(Failure.LATE, f"py-spy could not be started in time ({error})")
+    return _judge(outcome, mode)
+
+
+def _judge(outcome: Outcome, mode: Mode) -> Dump | DumpFailure:
+    """Return the stacks only where status, form and content agree: py-spy may print much and fail, or print nothing and succeed."""
     if outcome.timed_out:
-        return DumpFailure(Failure.LATE, f"py-spy ({mode}) was killed after {deadline_s:.3g} s", was_killed=True)
+        return DumpFailure(Failure.LATE, f"py-spy ({mode}) was killed after {outcome.seconds:.3g} s", was_killed=True)
     if outcome.is_truncated:
-        return DumpFailure(Failure.GARBAGE, f"py-spy ({mode}) was killed after {len(outcome.stdout)} bytes of output", was_killed=True)
+        return DumpFailure(
+            Failure.GARBAGE, f"py-spy ({mode}) was killed after {len(outcome.stdout)} bytes of output", was_killed=True
+        )
     if outcome.rc != 0:
         words = decode(outcome.stderr).strip()
         return DumpFailure(classify_failure(words), _first_line(words) or f"py-spy ended with status {outcome.rc} and no word")

@@ -8,7 +8,19 @@ from collections.abc import Collection
 from unsloth_watch.capture.text import decode
 from unsloth_watch.capture.waits import read_file
 
-_STATES = "? ESTABLISHED SYN_SENT SYN_RECV FIN_WAIT1 FIN_WAIT2 TIME_WAIT CLOSE CLOSE_WAIT LAST_ACK LISTEN CLOSING NEW_SYN_RECV".split()
+# Numbers of enum tcp_state of the kernel's include/net/tcp_states.h; 0 is none.
+_STATES: tuple[str, ...] = (
+    "?",
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT1",
+    "FIN_WAIT2",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+)
+_STATES += ("LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV")
 
 
 def parse_sockets(raw: bytes, kind: str) -> dict[int, str]:

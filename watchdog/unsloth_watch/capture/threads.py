@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from unsloth_watch.capture.dump import Dump, PythonThread
 from unsloth_watch.capture.phrase import Scene, describe_wait
 from unsloth_watch.capture.process import ProcessRead
+from unsloth_watch.capture.syscalls import name_syscall
 from unsloth_watch.capture.waits import Task
 from unsloth_watch.model.evidence import ThreadEvidence
 
@@ -19,13 +20,14 @@ _VERSION = re.compile(r"/lib(?:64)?/python(\d\.\d+)/")
 def match_threads(process: ProcessRead, dump: Dump | None) -> dict[int, PythonThread]:
     """Return the Python threads by kernel thread id.
 
-    By the id that Python knows (3.11 and later), in the process's own PID namespace; what is left by the handle, which lies above the
-    blocked thread's stack pointer on the same stack; and the main thread by its name.
+    By the id that Python knows (3.11 and later), in the process's own PID namespace; what is left by the handle, which lies above
+    the blocked thread's stack pointer on the same stack; and the main thread by its name.
     """
     matched: dict[int, PythonThread] = {}
     if dump is None:
         return matched
-    outer = {process.namespace_tids.get(task.tid, task.tid): task for task in process.tasks}
+    inner = {} if dump.method == "pystack" else process.namespace_tids  # pystack lists kernel threads, as we do
+    outer = {inner.get(task.tid, task.tid): task for task in process.tasks}
     rest = []
     for thread in dump.threads:
         task = outer.get(thread.tid) if thread.tid is not None else None
@@ -55,11 +57,17 @@ def _find_task(thread: PythonThread, free: Sequence[Task], pid: int) -> Task | N
     return min(gaps, key=lambda pair: pair[0])[1] if gaps else None
 
 
-def build_threads(process: ProcessRead, matched: dict[int, PythonThread], scene: Scene) -> tuple[ThreadEvidence, ...]:
-    """Return every kernel thread, main first, with its Python stack where it has one and what it waits for."""
+def build_threads(process: ProcessRead, matched: dict[int, PythonThread], scene: Scene | None) -> tuple[ThreadEvidence, ...]:
+    """Return every kernel thread, main first, with its Python stack where it has one and what it waits for.
+
+    Args:
+        process: What was read of it.
+        matched: Python threads by kernel thread id.
+        scene: Where to look up what calls point to, which reads its memory; None to leave the phrases out.
+    """
     threads = []
     for task in process.tasks:
-        wait = describe_wait(task, scene) if task.state not in "ZX" else None
+        wait = describe_wait(task, scene) if scene is not None and task.state not in "ZX" else None
         python = matched.get(task.tid)
         threads.append(
             ThreadEvidence(
@@ -74,7 +82,7 @@ def build_threads(process: ProcessRead, matched: dict[int, PythonThread], scene:
                 wait_channel=task.wait_channel,
                 cpu_s=task.cpu_s,
                 vctx=task.vctx,
-                call=wait.call if wait else None,
+                call=name_syscall(task.syscall),
                 wait=wait.phrase if wait else None,
                 wait_fds=wait.fds if wait else (),
             )

@@ -1,0 +1,105 @@
+"""What a tick of sensing costs: µs a process with 1, 20, 100 and 1,000 sleeping children.
+
+The children are real ``sleep`` processes below a guardian. CPU time of this process is counted, not wall time, so that other load
+on the machine matters less. Ticks come one after the other: with a second between them caches are colder and a tick costs up to
+twice as much; ``--hz`` spaces them for a true figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+from unsloth_watch.sense.files import FileReader
+from unsloth_watch.sense.gpu import GpuReader
+from unsloth_watch.sense.output import OutputReader
+from unsloth_watch.sense.procfs import ProcessReader
+from unsloth_watch.sense.sampler import Sampler
+from unsloth_watch.sense.tree import ProcessTree
+
+GUARDIAN = (
+    "import os, sys\nfor _ in range(int(sys.argv[1])): os.posix_spawn('/bin/sleep', ['sleep', '3600'], {})\n"
+    "print('ready', flush=True); sys.stdin.read()"
+)
+BAR = "\r 12%|█▏        | {}/60000 [00:08<00:52,  1.01it/s]"
+
+
+def measure(call, ticks, pause_s):
+    """Return CPU µs a call, after one to warm up."""
+    call()
+    used = 0.0
+    for _ in range(ticks):
+        time.sleep(pause_s)
+        before = time.process_time()
+        call()
+        used += time.process_time() - before
+    return used / ticks * 1e6
+
+
+def measure_tree(count, ticks, pause_s):
+    """Return the costs of each sense for a job of ``count`` processes."""
+    guardian = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", GUARDIAN, str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert guardian.stdout.readline() == b"ready\n"
+        tree, processes, files, output = ProcessTree((guardian.pid,)), ProcessReader(), FileReader(), OutputReader()
+        refs = tree.members()
+        assert len(refs) == count
+        step = iter(range(10**9))
+
+        def printed():
+            fresh = b"".join(BAR.format(next(step)).encode() for _ in range(10))
+            return output.feed(fresh, 0)
+
+        sampler = Sampler(tree, printed, files, GpuReader(), 1.0, processes=processes)
+        clock = iter(range(10**9))
+        costs = {
+            "tree": measure(tree.members, ticks, pause_s),
+            "processes": measure(lambda: processes.read_all(refs), ticks, pause_s),
+            "files": measure(lambda: files.read(refs), ticks, pause_s),
+            "output": measure(printed, ticks, pause_s),
+            "tick": measure(lambda: sampler.sample(next(clock), 0.0), ticks, pause_s),
+        }
+        costs["tick_us_a_process"] = costs["tick"] / count
+        costs["core_percent_at_1_hz"] = costs["tick"] / 1e4
+        sampler.close()
+        return {"processes_in_job": count, **{name: round(value, 2) for name, value in costs.items()}}
+    finally:
+        os.killpg(guardian.pid, signal.SIGKILL)
+        guardian.wait()
+
+
+def main():
+    """Measure, print a table, and write JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--ticks", type=int, default=30)
+    parser.add_argument("--hz", type=float, default=0.0, help="ticks a second; 0 is one after the other")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 20, 100, 1000])
+    options = parser.parse_args()
+    rows = [measure_tree(count, options.ticks, 1 / options.hz if options.hz else 0.0) for count in options.counts]
+    names = list(rows[0])
+    print("CPU µs a tick\n" + "  ".join(f"{name:>20}" for name in names))
+    for row in rows:
+        print("  ".join(f"{row[name]:>20}" for name in names))
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak resident memory of this process: {peak_mb:.1f} MB")
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(
+                {"kernel": os.uname().release, "python": sys.version.split()[0], "peak_mb": peak_mb, "rows": rows}, file, indent=1
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""A whole capture: everything about all processes of a job, within a deadline, with a phrase for whatever is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from unsloth_watch.capture.deadline import Deadline, DeadlineError, within
+from unsloth_watch.capture.holders import find_locks, find_missing_locks
+from unsloth_watch.capture.host import read_host
+from unsloth_watch.capture.kernel import read_kernel_log
+from unsloth_watch.capture.ladder import RUNGS, Climb, Rung, climb
+from unsloth_watch.capture.look import look, looks, stack_signature
+from unsloth_watch.capture.phrase import Scene
+from unsloth_watch.capture.pool import spread
+from unsloth_watch.capture.process import ProcessRead, read_process
+from unsloth_watch.capture.sockets import read_sockets
+from unsloth_watch.capture.threads import build_threads, find_version, match_threads
+from unsloth_watch.model.evidence import CacheProbe, Evidence, ProcessEvidence
+from unsloth_watch.model.process import ProcessRef
+
+__all__ = ["DEADLINE_S", "Probe", "capture", "look", "looks", "stack_signature"]
+
+T = TypeVar("T")
+
+DEADLINE_S = 10.0
+"""Default deadline of a capture: 10 processes take about a second, and the budget before a kill is 3 s for them."""
+_EXTRA_S = 2.0
+# Deadline of one fact beside the stacks: locks, host, kernel log, a probe. They take milliseconds unless a file system hangs.
+
+Probe = Callable[[tuple[ProcessEvidence, ...]], "tuple[CacheProbe, ...] | dict[str, str]"]
+"""A further question about the captured processes: caches as probes, or versions by distribution name."""
+
+
+def capture(
+    members: Sequence[ProcessRef],
+    root: ProcessRef | None,
+    *,
+    at: float,
+    clock: Callable[[], float],
+    deadline_s: float = DEADLINE_S,
+    is_gentle: bool = False,
+    with_locals: bool = False,
+    probes: Sequence[Probe] = (),
+    lock_directories: Sequence[str] = (),
+    further: Sequence[Rung] = RUNGS,
+    binary: str | None = None,
+) -> Evidence:
+    """Return the evidence about a job; changes nothing in it and never raises.
+
+    Every process is read from /proc before any is dumped, so that no wait is one that we caused.
+
+    Args:
+        members: The job's processes.
+        root: The command itself; comes first whether or not it is among the members.
+        at: Monotonic seconds of the start, from the supervisor's clock.
+        clock: That clock.
+        deadline_s: Seconds for all of it.
+        is_gentle: Take only stacks that can be had without a pause, for a job that may be healthy (``inspect``).
+        with_locals: Also read local variables; only where the user asked for them.
+        probes: Further questions about the processes, each in a thread of its own.
+        lock_directories: Directories whose lock files count although nobody of the job has them open.
+        further: Rungs of the ladder after py-spy's.
+        binary: py-spy; None to look for it.
+    """
+    deadline, inner = Deadline(deadline_s), Deadline(0.9 * deadline_s)
+    missing: list[str] = []
+    refs = _order(members, root)
+    reads = _read_all(refs, inner, missing)
+
+    def read_stacks(process: ProcessRead) -> Climb:
+        return climb(process, inner, is_gentle=is_gentle, with_locals=with_locals, further=further, binary=binary)
+
+    climbs = spread(read_stacks, reads, deadline)
+    processes = _build_all(reads, climbs, deadline)
+    pids = {process.ref.pid for process in processes}
+    tids = {thread.tid for process in processes for thread in process.threads}
+
+    locks = _ask(
+        "file locks",
+        lambda: find_locks({read.ref.pid: read.files or () for read in reads}, lock_directories, pids),
+        deadline,
+        missing,
+    )
+    host = _ask("facts about the machine", lambda: read_host(reads[0].ref.pid if reads else None), deadline, missing)
+    log, why = _ask("kernel log", lambda: read_kernel_log(pids | tids), deadline, missing) or ((), None)
+    caches, versions = _probe(probes, processes, deadline, missing)
+    missing += [why] if why else []
+    missing += [] if locks is None else find_missing_locks(processes, locks)
+    return Evidence(
+        at=at,
+        seconds=clock() - at,
+        processes=processes,
+        root=root,
+        locks=locks or (),
+        caches=caches,
+        versions=versions,
+        host=host or {},
+        kernel_log=log,
+        missing=tuple(missing),
+    )
+
+
+def _order(members: Sequence[ProcessRef], root: ProcessRef | None) -> list[ProcessRef]:
+    """Return each process once, the root first, then by PID."""
+    others = sorted(set(members) - {root})
+    return others if root is None else [root, *others]
+
+
+def _read_all(refs: Sequence[ProcessRef], deadline: Deadline, missing: list[str]) -> list[ProcessRead]:
+    reads = []
+    for ref, result in zip(refs, spread(read_process, refs, deadline), strict=True):
+        if isinstance(result, ProcessRead):
+            reads.append(result)
+        elif isinstance(result, Exception):
+            missing.append(f"PID {ref.pid}: it could not be read ({result!r}); please report this")
+        elif deadline.is_over:
+            missing.append(f"PID {ref.pid}: no time was left to look at it; allow the capture more time")
+        else:
+            missing.append(f"PID {ref.pid}: it ended before it could be looked at")
+    return reads
+
+
+def _build_all(
+    reads: Sequence[ProcessRead], climbs: Sequence[Climb | Exception | None], deadline: Deadline
+) -> tuple[ProcessEvidence, ...]:
+    """Return the evidence of each process; where its memory does not answer in time, without the phrases that need it."""
+    pairs = list(zip(reads, climbs, strict=True))
+    built = spread(lambda pair: _build(*pair), pairs, Deadline(deadline.left(_EXTRA_S)))
+    processes = []
+    for (read, climb_result), process in zip(pairs, built, strict=True):
+        if isinstance(process, ProcessEvidence):
+            processes.append(process)
+            continue
+        why = "its memory does not answer" if process is None else f"the capture itself failed ({process!r}); please report this"
+        processes.append(_build(read, climb_result, extra=(f"what the calls of PID {read.ref.pid} point to: {why}",)))
+    return tuple(processes)
+
+
+def _build(read: ProcessRead, result: Climb | Exception | None, extra: tuple[str, ...] = ()) -> ProcessEvidence:
+    """Return a process's evidence from what was read of it and the end of its ladder.
+
+    Args:
+        read: What was read.
+        result: The ladder's end; None when it was late.
+        extra: What is missing because its memory must not be read; empty to read it.
+    """
+    pid = read.ref.pid
+    if isinstance(result, Exception):
+        result = Climb(missing=(f"stack of PID {pid}: the capture itself failed ({result!r}); please report this",))
+    elif result is None:
+        result = Climb(missing=(f"stack of PID {pid}: no time was left for it; allow the capture more time",))
+    dump, notes, missing = result.dump, list(result.notes), [*read.missing, *result.missing, *extra]
+    matched = match_threads(read, dump)
+    if dump is not None and len(dump.threads) > len(matched):
+        lost = [thread.name or "?" for thread in dump.threads if thread not in matched.values()]
+        missing.append(f"stacks of PID {pid}: {len(lost)} cannot be told which kernel thread is theirs: {', '.join(lost[:5])}")
+    if dump is not None and dump.skipped:
+        missing.append(f"stacks of PID {pid}: {dump.skipped} threads came in a form that cannot be read; update py-spy")
+    files = read.files or ()
+    scene = (
+        None
+        if extra
+        else Scene(pid, {file.fd: file.target for file in files}, {file.fd: file.watched for file in files if file.watched})
+    )
+    peers = {} if extra else _read_peers(read)
+    return ProcessEvidence(
+        ref=read.ref,
+        ppid=read.ppid,
+        command=read.command,
+        executable=read.executable,
+        cwd=read.cwd,
+        environment=read.environment,
+        state=read.state,
+        uid=read.uid,
+        tracer_pid=read.tracer_pid,
+        threads=build_threads(read, matched, scene),
+        descriptors=None if read.files is None else tuple(file.to_descriptor(peers.get(file.target)) for file in files),
+        python_version=read.python_version or (find_version(dump) if dump else None),
+        stack_method=dump.method if dump else None,
+        missing=tuple(missing),
+        notes=tuple(notes),
+    )
+
+
+def _read_peers(read: ProcessRead) -> dict[str, str]:
+    """Return both ends of the process's TCP sockets by descriptor target."""
+    names = {file.target for file in read.files or () if file.target.startswith("socket:[")}
+    inodes = {int(name[8:-1]) for name in names}
+    return {f"socket:[{inode}]": words for inode, words in read_sockets(read.ref.pid, inodes).items()}
+
+
+def _ask(what: str, question: Callable[[], T], deadline: Deadline, missing: list[str]) -> T | None:
+    """Return the answer, or None and say why in ``missing``."""
+    try:
+        return within(deadline.left(_EXTRA_S), question)
+    except DeadlineError as error:
+        missing.append(f"{what}: {error}")
+    except Exception as error:  # no single fact may cost the whole capture; the fault is said in the evidence
+        missing.append(f"{what}: {error!r}")
+    return None
+
+
+def _probe(
+    probes: Sequence[Probe], processes: tuple[ProcessEvidence, ...], deadline: Deadline, missing: list[str]
+) -> tuple[tuple[CacheProbe, ...], dict[str, str]]:
+    """Return what the probes found: caches and versions."""
+    caches: tuple[CacheProbe, ...] = ()
+    versions: dict[str, str] = {}
+    patience = Deadline(deadline.left(_EXTRA_S))
+    for probe, found in zip(probes, spread(lambda probe: probe(processes), probes, patience), strict=True):
+        name = getattr(probe, "__name__", repr(probe))
+        if isinstance(found, dict):
+            versions.update(found)
+        elif isinstance(found, tuple):
+            caches += found
+        else:
+            missing.append(f"{name}: {'no answer in time' if found is None else repr(found)}")
+    return caches, versions
