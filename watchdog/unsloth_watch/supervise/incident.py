@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unsloth_watch.model.process import ProcessRef
     from unsloth_watch.model.sample import Look
     from unsloth_watch.supervise.run import Run
+    from unsloth_watch.supervise.watch import Watch
     from unsloth_watch.tell.incident import RemedyOutcome
 
 _LIMIT_S = 30.0
@@ -42,6 +43,7 @@ class Investigation:
 
     Args:
         run: The run.
+        watch: What watched the attempt.
         verdict: Says that it hangs.
         now: Monotonic seconds.
         wake_fd: Written to when the evidence is there.
@@ -51,13 +53,13 @@ class Investigation:
         number: Number of the incident in its run, from 1.
     """
 
-    def __init__(self, run: Run, verdict: Verdict, now: float, wake_fd: int) -> None:
+    def __init__(self, run: Run, watch: Watch, verdict: Verdict, now: float, wake_fd: int) -> None:
         self.decided_at = now
         self.number = len(run.chronicle.record.incidents) + 1
         self._run = run
         self._verdict = verdict
         self._wall = clock.wall()
-        self._suspected_at = run.suspected_at
+        self._suspected_at = watch.suspected_at
         self._attempt = run.attempt
         self._actions: list[str] = []
         self._outcomes: list[RemedyOutcome] = []
@@ -65,7 +67,7 @@ class Investigation:
         self._findings: Findings | None = None
         self._wake_fd = wake_fd
         self._writing: Task[None] | None = None
-        members, root, looks, with_locals = run.job.members(), run.job.root, run.memory.looks, run.settings.locals
+        members, root, looks, with_locals = run.job.members(), run.job.root, watch.memory.looks, run.settings.locals
         self._task = Task(lambda: investigate(members, root, verdict, looks, with_locals=with_locals), wake_fd)
 
     @property
@@ -207,7 +209,8 @@ class Investigation:
             outcomes=tuple(self._outcomes),
             actions=tuple(self._actions),
             suspected_at=self._suspected_at,
-            output_tail=self._tail.decode("utf-8", "replace"),
+            # From a whole line on: half a secret would not be recognised as one.
+            output_tail=self._tail[self._tail.find(b"\n") + 1 :].decode("utf-8", "replace"),
             environment=dict(run.launch.environment),
             versions=run.chronicle.record.versions,
         )

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import random
-import selectors
+import select
 import signal
 
 from unsloth_watch.act.launch import Started
 from unsloth_watch.act.relay import Relay
-from unsloth_watch.act.terminate import Stage, Termination
 from unsloth_watch.config.settings import Settings
 from unsloth_watch.errors import EXIT_GAVE_UP, EXIT_START_LIMIT, EXIT_SUPERVISOR, EXIT_UNKILLABLE, LaunchError
-from unsloth_watch.judge.memory import Memory
-from unsloth_watch.judge.rules import Rules
-from unsloth_watch.judge.verdict import judge
-from unsloth_watch.model.sample import Look, OutputSample
-from unsloth_watch.model.verdict import State, Verdict
-from unsloth_watch.sense.files import FileReader
-from unsloth_watch.sense.gpu import GpuReader
-from unsloth_watch.sense.output import OutputReader
-from unsloth_watch.sense.sampler import Sampler
 from unsloth_watch.supervise import clock
 from unsloth_watch.supervise.chronicle import Chronicle
-from unsloth_watch.supervise.incident import Investigation
 from unsloth_watch.supervise.job import Ending, Job
-from unsloth_watch.supervise.keyboard import KILL_AT, TERMINATE_AT, Keyboard
 from unsloth_watch.supervise.launch import Launch
 from unsloth_watch.supervise.phase import Phase, move
 from unsloth_watch.supervise.restart import (
@@ -39,14 +25,19 @@ from unsloth_watch.supervise.restart import (
     remember,
 )
 from unsloth_watch.supervise.signals import ENDING, forward, read_signals, suspend_self
-from unsloth_watch.supervise.worker import Task
 from unsloth_watch.tell.directory import find_base
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from unsloth_watch.act.terminate import Termination
+    from unsloth_watch.supervise.incident import Investigation
+    from unsloth_watch.supervise.keyboard import Keyboard
+    from unsloth_watch.supervise.watch import Watch
 
 _TERMINATION_TICK_S = 0.02
 """Seconds between looks at a tree that is being ended."""
-_LOOK_PROCESSES = 4
-"""Processes whose stacks a look takes: the command and its busiest descendants would need a sense of their own; the root and the
-oldest of its tree are what hangs are read from."""
+_FIRST_TICK_S = 0.1
+"""Seconds before an attempt's first sample: a command that ends sooner needs no judge, and the first says nothing anyway."""
 _RELAY_FINISH_S = 5.0
 """Longest time without any delivery before output for a reader that does not read is given up at the end."""
 
@@ -75,7 +66,6 @@ class Run:
         )
         if launch.warning is not None:
             self.chronicle.complain(launch.warning)
-        self.rules = Rules(stall_s=self.settings.stall_timeout, busy_s=self.settings.busy_timeout)
         self.phase = Phase.RUNNING
         self.attempt = 1
         self.exit_code = EXIT_SUPERVISOR
@@ -86,16 +76,14 @@ class Run:
         self.investigation: Investigation | None = None
         self.past: list[Investigation] = []
         self.restart_at = 0.0
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(launch.signals_fd, selectors.EVENT_READ)
+        self._poller = select.poll()
+        self._poller.register(launch.signals_fd, select.POLLIN)
         self._wake_fd = signal.set_wakeup_fd(-1)
         signal.set_wakeup_fd(self._wake_fd, warn_on_full_buffer=False)
         self._watched_guardian: int | None = None
-        self._next_tick = clock.monotonic()
-        self._look_task: Task[tuple[Look, ...]] | None = None
-        self._looks: tuple[Look, ...] = ()
-        self._faults: set[str] = set()
-        self._start_watching()
+        self._keyboard: Keyboard | None = None
+        self.watch: Watch | None = None
+        self._begin_attempt()
 
     # The loop -------------------------------------------------------------------------------------------------------------------
 
@@ -125,109 +113,55 @@ class Run:
         guardian_fd = self.job.guardian.fileno() if not self.job.guardian.is_lost else None
         if guardian_fd != self._watched_guardian:
             if self._watched_guardian is not None:
-                self._selector.unregister(self._watched_guardian)
+                self._poller.unregister(self._watched_guardian)
             if guardian_fd is not None:
-                self._selector.register(guardian_fd, selectors.EVENT_READ)
+                self._poller.register(guardian_fd, select.POLLIN)
             self._watched_guardian = guardian_fd
         due = self._next_tick
         if self.phase is Phase.TERMINATING:
             due = clock.monotonic() + _TERMINATION_TICK_S
         elif self.phase is Phase.WAITING:
             due = self.restart_at
-        self._selector.select(max(0.0, due - clock.monotonic()))
+        self._poller.poll(max(0.0, 1000 * (due - clock.monotonic())))
 
     # Watching -------------------------------------------------------------------------------------------------------------------
 
-    def _start_watching(self) -> None:
-        """Begin an attempt with a fresh judge: nothing of an earlier attempt's verdict is kept."""
-        self.memory = Memory()
-        self.verdict: Verdict | None = None
-        self.suspected_at: float | None = None
+    def _begin_attempt(self) -> None:
+        self.watch = None
         self.is_reported = False
+        self._next_tick = clock.monotonic() + min(_FIRST_TICK_S, self.settings.interval)
         terminal = self.launch.streams.terminal
         self._keyboard = None
         if terminal is not None:
+            from unsloth_watch.supervise.keyboard import Keyboard  # noqa: PLC0415 - only with a terminal
+
             self._keyboard = Keyboard(terminal)
             terminal.on_key = self._wake
-        self._output = OutputReader()
-        self._sampler = Sampler(
-            self.job.tree,
-            self._read_output if self.relay is not None else None,
-            FileReader(),
-            GpuReader(),
-            self.settings.interval,
-        )
         self.chronicle.attempt_started(self.attempt, self.job.root.pid, self.launch.changes)
-
-    def _read_output(self) -> OutputSample:
-        assert self.relay is not None
-        seen = self.relay.snapshot()
-        for fault in seen.faults:
-            if fault not in self._faults:
-                self._faults.add(fault)
-                self.chronicle.event("sensor.degraded", sensor="output", why=fault)
-        return self._output.feed(seen.fresh, seen.total_bytes, seen.skipped, seen.is_blocked)
 
     def _tick(self, now: float) -> None:
         """Take a sample, judge it, and act upon a change of mind."""
+        if self.watch is None:
+            from unsloth_watch.supervise.watch import Watch  # noqa: PLC0415 - not for a command that has ended by now
+
+            self.watch = Watch(
+                self.job, self.relay, self.settings,
+                heartbeat=self.launch.heartbeat, chronicle=self.chronicle, wake_fd=self._wake_fd,
+            )  # fmt: skip
         self._next_tick = max(self._next_tick + self.settings.interval, now + self.settings.interval / 2)
-        if self._look_task is not None and self._look_task.is_done:
-            self._looks, self._look_task = self._collect_looks(self._look_task), None
-        sample = self._sampler.sample(now, clock.wall(), self._looks, self.launch.heartbeat.latest())
-        self._looks = ()
-        for sensor, why in self._sampler.take_degradations():
-            self.chronicle.event("sensor.degraded", sensor=sensor, why=why)
-        if self.job.has_lost_guardian and "guardian" not in self._faults:
-            self._faults.add("guardian")
-            self.chronicle.event(
-                "sensor.degraded",
-                sensor="guardian",
-                why="the guardian process is gone; the job goes on under the supervisor itself",
-            )
-        self.chronicle.sample(sample)
-        before, phase = self.verdict, self.memory.phase
-        self.memory, self.verdict = judge(self.memory, sample, self.rules)
-        if self.memory.phase != phase:
-            self.chronicle.event("phase.changed", phase=self.memory.phase, source="stack" if sample.looks else "output")
-        self._on_verdict(before, self.verdict, now)
+        verdict = self.watch.tick(now)
+        is_hung = verdict.state.value == "hung"
+        if is_hung and self.phase is Phase.RUNNING and not self.is_reported:
+            from unsloth_watch.supervise.incident import Investigation  # noqa: PLC0415 - only for a hang
 
-    def _collect_looks(self, task: Task[tuple[Look, ...]]) -> tuple[Look, ...]:
-        try:
-            return task.result()
-        except Exception as error:  # a look is a courtesy: the verdict does without, and the reason is in the events
-            self.chronicle.event("sensor.degraded", sensor="stacks", why=f"{type(error).__name__}: {error}")
-            return ()
-
-    def _on_verdict(self, before: Verdict | None, verdict: Verdict, now: float) -> None:
-        if verdict.wants_look and self._look_task is None:
-            self._look_task = self._take_looks()
-        is_doubtful = verdict.state in (State.SUSPECTED, State.HUNG)
-        was_doubtful = before is not None and before.state in (State.SUSPECTED, State.HUNG)
-        if is_doubtful and not was_doubtful:
-            self.suspected_at = now
-            self.chronicle.event("stall.suspected", quiet_s=round(verdict.quiet_s, 3), evidence=list(verdict.reasons))
-        elif was_doubtful and not is_doubtful:
-            self._on_cleared(verdict)
-        if verdict.state is State.HUNG and self.phase is Phase.RUNNING and not self.is_reported:
             self.phase = move(self.phase, Phase.CAPTURING)
-            self.investigation = Investigation(self, verdict, now, self._wake_fd)
-
-    def _on_cleared(self, verdict: Verdict) -> None:
-        progress = verdict.last_progress
-        by = progress.detail if verdict.state is State.PROGRESSING and progress is not None else verdict.reasons[-1]
-        self.chronicle.event("stall.cleared", by=by)
-        self.suspected_at = None
-        self.is_reported = False
-        if self.phase is Phase.CAPTURING:
-            # It moved while the evidence was taken: not a hang after all. The investigation ends by itself, and nobody acts on it.
-            self.investigation = None
-            self.phase = move(self.phase, Phase.RUNNING)
-
-    def _take_looks(self) -> Task[tuple[Look, ...]]:
-        from unsloth_watch.capture.look import looks  # noqa: PLC0415 - py-spy's side is imported when it is first needed
-
-        refs = [self.job.root, *(ref for ref in self.job.members() if ref != self.job.root)][:_LOOK_PROCESSES]
-        return Task(lambda: looks(refs), self._wake_fd)
+            self.investigation = Investigation(self, self.watch, verdict, now, self._wake_fd)
+        elif not is_hung and self.watch.suspected_at is None:
+            self.is_reported = False
+            if self.phase is Phase.CAPTURING:
+                # It moved while the evidence was taken: not a hang after all. The task ends by itself, and nobody acts on it.
+                self.investigation = None
+                self.phase = move(self.phase, Phase.RUNNING)
 
     # A hang ---------------------------------------------------------------------------------------------------------------------
 
@@ -248,6 +182,8 @@ class Run:
         self._terminate("hang", now)
 
     def _terminate(self, reason: str, now: float) -> None:
+        from unsloth_watch.act.terminate import Termination  # noqa: PLC0415 - only where somebody is left to end
+
         self.phase = move(self.phase, Phase.TERMINATING)
         self._reason = reason
         self._told_signals = 0
@@ -268,9 +204,9 @@ class Run:
             if self.investigation is not None:
                 self.investigation.note(f"{name} to PID {', '.join(map(str, sent.pids[:8]))}{' …' if len(sent.pids) > 8 else ''}")
         self._told_signals = len(termination.signals_sent)
-        if stage is Stage.UNKILLABLE:
+        if stage.value == "unkillable":
             self._on_unkillable(termination)
-        elif stage is Stage.DONE and (self.job.ending is not None or self.job.has_lost_guardian):
+        elif stage.value == "done" and (self.job.ending is not None or self.job.has_lost_guardian):
             self._on_terminated(now)
 
     def _on_unkillable(self, termination: Termination) -> None:
@@ -312,7 +248,7 @@ class Run:
         """Apply the next remedy that can be applied, and schedule an attempt with it; or end the run."""
         diagnosis = investigation.diagnosis
         while True:
-            decision = decide_after_hang(self.history, diagnosis, max_restarts=self.settings.max_restarts, chance=random.random)
+            decision = decide_after_hang(self.history, diagnosis, max_restarts=self.settings.max_restarts, chance=draw_chance)
             if not decision.is_restart:
                 self._refuse(decision.why, "hung", EXIT_GAVE_UP)
                 return
@@ -351,7 +287,9 @@ class Run:
     def private_directory(self) -> str:
         """Return the directory for caches of this project alone: outlives the run, so that the next one finds them warm."""
         state = os.path.dirname(find_base(self.launch.environment))
-        project = hashlib.sha256(os.fsencode(self.launch.cwd)).hexdigest()[:12]
+        from hashlib import sha256  # noqa: PLC0415 - only after a hang
+
+        project = sha256(os.fsencode(self.launch.cwd)).hexdigest()[:12]
         return os.path.join(state, "caches", project)
 
     def _start_next(self) -> None:
@@ -374,10 +312,10 @@ class Run:
             self.investigation.write()
             self.past.append(self.investigation)
             self.investigation = None
-        self._sampler.close()
+        if self.watch is not None:
+            self.watch.close()
         self.phase = move(self.phase, Phase.RUNNING)
-        self._next_tick = clock.monotonic()
-        self._start_watching()
+        self._begin_attempt()
 
     def _on_ending(self, ending: Ending, now: float) -> None:
         """Handle the command's own end; whoever it left behind ends with it, as under systemd."""
@@ -396,7 +334,7 @@ class Run:
         reason = "interrupted" if self.interrupts else None
         self.chronicle.attempt_finished(ending.exit_code, ending.signal_name, reason)
         if code != 0 and not self.interrupts and "crash" in self.settings.restart_on:
-            decision = decide_after_crash(self.history, code, max_restarts=self.settings.max_restarts, chance=random.random)
+            decision = decide_after_crash(self.history, code, max_restarts=self.settings.max_restarts, chance=draw_chance)
             if decision.is_restart:
                 self._schedule(decision, clock.monotonic())
             else:
@@ -413,7 +351,8 @@ class Run:
         elif self.past and self.past[-1].is_mended:
             ended = {"completed": "completed", "failed": f"ended with status {exit_code}"}.get(outcome, f"was {outcome}")
             self.past[-1].conclude(f"attempt {self.attempt} ran with it and {ended}")
-        self._sampler.close()
+        if self.watch is not None:
+            self.watch.close()
         if self.relay is not None:
             self.relay.finish(_RELAY_FINISH_S)
             if self.launch.streams.terminal is not None:
@@ -441,6 +380,8 @@ class Run:
             return
         if keyboard.take_suspend():
             terminal.suspend(self.job.root.pid)
+        from unsloth_watch.supervise.keyboard import KILL_AT, TERMINATE_AT  # noqa: PLC0415
+
         presses = keyboard.take(now)
         if presses >= KILL_AT or (presses >= TERMINATE_AT and self.phase in (Phase.RUNNING, Phase.CAPTURING)):
             self._press_for_end(now)
@@ -474,6 +415,11 @@ class Run:
             self._press_for_end(clock.monotonic())
             return
         forward(number, self.job.root.pid)
+
+
+def draw_chance() -> float:
+    """Return a random number in [0, 1)."""
+    return int.from_bytes(os.urandom(4), "little") / 2**32
 
 
 def begin(launch: Launch, started: Started) -> Run:

@@ -102,7 +102,7 @@ def create_run_directory(base: str, name: str, wall: Callable[[], float]) -> Run
         for _ in range(_ATTEMPTS):
             path = os.path.join(base, f"{stamp}-{clean_name(name)}-{os.urandom(2).hex()}")
             try:
-                os.mkdir(path, 0o700)  # noqa: PTH102  pathlib costs an import before the launch
+                os.mkdir(path, 0o700)
             except FileExistsError:
                 continue
             return RunDirectory(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+
 import msgspec
 
 LONGEST_LINE = 64 * 1024 * 1024

@@ -110,12 +110,12 @@ class RunRecord(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, finished=finished, outcome=outcome, exit_code=exit_code)
 
 
-_Numbered = TypeVar("_Numbered", AttemptRecord, IncidentRecord)
+_Numbered = TypeVar("_Numbered", AttemptRecord, IncidentRecord)  # records that have a number
 
 
 def _put(items: tuple[_Numbered, ...], new: _Numbered) -> tuple[_Numbered, ...]:
-    others = [item for item in items if item.number != new.number]
-    return tuple(sorted([*others, new], key=lambda item: item.number))
+    by_number = {new.number: new, **{item.number: item for item in items if item.number != new.number}}
+    return tuple(by_number[number] for number in sorted(by_number))
 
 
 class RunFile:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import enum
 import json
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -26,10 +27,10 @@ _WORD = r"[^\s\"'\\‹›<>&;,|)}\]]"
 _NAME = r"[A-Za-z0-9_-]{0,64}"
 _SAYS_SECRET = r"(?:pass|secret|token|credential|cookie|key|auth|dsn|pat)"  # noqa: S105  a pattern
 
-# Group names: the part before the first underscore pair is the kind; "_n" groups hold the name whose word decides.
+# The part of a group's name before the first underscore is the kind of its secret.
 _SHAPES = (
     ("private_key", r"-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----(?:.*?-----END [A-Z ]{0,32}PRIVATE KEY-----|[A-Za-z0-9+/=\\\s]*)"),
-    ("token_jwt", r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
+    ("token_jwt", r"eyJ[A-Za-z0-9_-]{8,2000}\.eyJ[A-Za-z0-9_-]{8,8000}(?:\.[A-Za-z0-9_-]*)?"),
     ("token_hf", r"(?:hf|api_org)_(?=[A-Za-z]*[0-9A-Z])[A-Za-z0-9]{16,}"),
     (
         "token_github",
@@ -40,8 +41,12 @@ _SHAPES = (
     # 40 hex digits are a wandb key only beside the word; a commit beside it stays.
     ("key_wandb", r"(?<=[:=\s\"'])[0-9a-f]{40}(?![0-9a-f])"),
 )
+# "_v" groups hold the value, "_n" groups the name whose word decides.
 _PLACES = (
-    ("login", r"(?:Authorization[\"']?\s*[:=]\s*[\"']?)?\b(?:Bearer|Basic|Token)\s+(?P<login_v>[A-Za-z0-9._~+/=-]{8,})"),
+    (
+        "login",
+        r"(?:Authorization[\"']?\s*[:=]\s*[\"']?(?:[a-z]+\s+)?|(?-i:\b(?:Bearer|Basic)\s+))(?P<login_v>[A-Za-z0-9._~+/=-]{8,})",
+    ),
     ("cookies", r"\b(?:Set-)?Cookie:\s*(?P<cookies_v>[^\r\n\"'\\‹›]+)"),
     ("url", r"[a-z][a-z0-9+.-]{1,20}://[^\s/@:\"'\\‹›?#]*:(?P<url_v>[^\s/\"'\\‹›?#]+)@"),
     ("user", r"https?://(?P<user_v>[A-Za-z0-9_-]{16,})@"),
@@ -64,6 +69,14 @@ _HINTS = (
 _WANDB_NEAR = re.compile(r"wandb[^\n]{0,24}$", re.IGNORECASE)
 _COMMIT_NEAR = re.compile(r"commit|sha|rev|git|hash|version", re.IGNORECASE)
 _PLACEHOLDER = r"‹[a-z-]+-[0-9]+›"
+_PLACE_PATTERN = re.compile(
+    "|".join([f"(?P<placeholder>{_PLACEHOLDER})", *(f"(?P<{name}>{place})" for name, place in _PLACES)]), re.IGNORECASE
+)
+
+
+HUNTED_LIMIT = 256
+"""Secrets that are looked for everywhere; later ones are replaced where their place betrays them. A download log has thousands of
+signed addresses, and a pattern of thousands of words would take minutes on it."""
 
 
 class Redactor:
@@ -77,24 +90,23 @@ class Redactor:
         self._placeholders: dict[str, str] = {}
         self._spellings: dict[str, str] = {}
         self._counts: dict[str, int] = {}
-        self._shapes = re.compile(_build_pattern(()), re.DOTALL | re.IGNORECASE)
-        self._pattern = self._compile()
+        # The loop emits events while a thread writes a report: learning is locked, readers take the newest tuple and pattern.
+        self._lock = threading.RLock()
+        self._hunted: tuple[str, ...] = ()
+        self._compiled: tuple[tuple[str, ...], re.Pattern[str] | None] = ((), None)
         for name in sorted(environment):
             value = environment[name].strip()
             if len(value) >= SHORTEST and is_secret(name, value):
                 self._learn(value, name_kind(name))
-        self._pattern = self._compile()
 
     def text(self, text: str) -> str:
         """Return ``text`` with every secret replaced."""
         if not self._may_hold_secret(text):
             return text
         for _ in range(8):  # what one pass learns, the next one finds elsewhere; two passes are the rule
-            known = len(self._spellings)
-            changed = self._pattern.sub(self._replace, text)
-            if len(self._spellings) != known:
-                self._pattern = self._compile()
-            elif changed == text:
+            known = self._hunted
+            changed = self._replace_places(self._compile(known).sub(self._replace_shape, text))
+            if self._hunted is known and changed == text:
                 break
             text = changed
         return text
@@ -135,68 +147,80 @@ class Redactor:
             else:
                 result.append(self.value(item))
             is_option = isinstance(item, str) and item.startswith("-") and "=" not in item and is_secret_name(item)
-            option = item if is_option else ""
+            option = str(item) if is_option else ""
         return result
 
     def _may_hold_secret(self, text: str) -> bool:
         lowered = text.lower()
-        return (
-            any(hint in lowered for hint in _HINTS) or any(spelling in text for spelling in self._spellings) or "-----BEGIN" in text
-        )
+        return any(hint in lowered for hint in _HINTS) or any(spelling in text for spelling in self._hunted) or "-----BEGIN" in text
 
     def _place(self, secret: str, kind: str) -> str:
         """Return the placeholder of ``secret``; make and remember one where it is new."""
-        if secret not in self._placeholders:
-            self._learn(secret, kind)
-            self._pattern = self._compile()
-        return self._placeholders[secret]
+        return self._placeholders.get(secret) or self._learn(secret, kind)
 
     def _learn(self, secret: str, kind: str) -> str:
-        if secret in self._spellings:
-            return self._spellings[secret]
+        with self._lock:
+            return self._learn_alone(secret, kind)
+
+    def _learn_alone(self, secret: str, kind: str) -> str:
+        if secret in self._placeholders:
+            return self._placeholders[secret]
+        if secret in self._spellings:  # another way to write a known one
+            return self._placeholders.setdefault(secret, self._spellings[secret])
         self._counts[kind] = self._counts.get(kind, 0) + 1
         placeholder = f"‹{kind}-{self._counts[kind]}›"
         self._placeholders[secret] = placeholder
-        if len(secret) >= SHORTEST:
+        if len(secret) >= SHORTEST and len(self._placeholders) <= HUNTED_LIMIT:
             for spelling in _spell(secret):
                 self._spellings.setdefault(spelling, placeholder)
+            self._hunted = tuple(self._spellings)
         return placeholder
 
-    def _compile(self) -> re.Pattern[str]:
-        return re.compile(_build_pattern(self._spellings), re.DOTALL | re.IGNORECASE)
+    def _compile(self, hunted: tuple[str, ...]) -> re.Pattern[str]:
+        """Return the pattern of shapes and known secrets, compiled once for each state of knowledge."""
+        known, pattern = self._compiled
+        if known is not hunted or pattern is None:
+            pattern = re.compile(_build_pattern(hunted), re.DOTALL)
+            self._compiled = hunted, pattern
+        return pattern
 
-    def _replace(self, match: re.Match[str]) -> str:
-        """Decide about one match: a placeholder stays, a known secret is replaced, a shape or place is judged by its value."""
-        whole = match.group()
-        group = match.lastgroup or ""
+    def _replace_shape(self, match: re.Match[str]) -> str:
+        """Decide about a placeholder (stays), a known secret (is replaced) or a shape (is judged by what stands before it)."""
+        whole, group = match.group(), match.lastgroup or ""
         if group == "placeholder":
             return whole
         if group == "known":
-            return self._spellings.get(whole, whole)
-        kind = _GROUP_KINDS.get(group)
-        if kind is not None:
-            if group == "key_wandb" and not _is_wandb_key(match.string, match.start()):
-                return whole
-            return self._placeholders.get(whole) or self._learn(whole, kind)
-        start, end = match.span(f"{group}_v")
-        secret = match.string[start:end]
-        kind = _judge_place(group, match, secret)
-        if kind is None:
+            return self._spellings[whole]
+        if group == "key_wandb" and not _is_wandb_key(match.string, match.start()):
             return whole
-        replacement = self._placeholders.get(secret) or self._learn(secret, kind)
-        return whole[: start - match.start()] + replacement + whole[end - match.start() :]
+        return self._placeholders.get(whole) or self._learn(whole, _GROUP_KINDS[group])
+
+    def _replace_places(self, text: str) -> str:
+        """Replace what places betray. A place that is judged harmless is searched again from its value on: it may hold another."""
+        parts: list[str] = []
+        position = copied = 0
+        while match := _PLACE_PATTERN.search(text, position):
+            group = match.lastgroup or ""
+            start, end = match.span(f"{group}_v") if group != "placeholder" else match.span()
+            secret = text[start:end]
+            kind = None if group == "placeholder" else _judge_place(group, match, secret)
+            if kind is None:
+                position = max(start, match.start() + 1) if group != "placeholder" else end
+                continue
+            parts += [text[copied:start], self._placeholders.get(secret) or self._learn(secret, kind)]
+            position = copied = end
+        return "".join([*parts, text[copied:]])
 
 
 _GROUP_KINDS = {name: "private-key" if name == "private_key" else name.partition("_")[0] for name, _ in _SHAPES}
 
 
-def _build_pattern(spellings: Mapping[str, str] | tuple[()]) -> str:
+def _build_pattern(spellings: Sequence[str]) -> str:
     parts = [f"(?P<placeholder>{_PLACEHOLDER})"]
     if spellings:
         known = "|".join(re.escape(spelling) for spelling in sorted(spellings, key=len, reverse=True))
-        parts.append(f"(?P<known>(?-i:{known}))")
-    parts += [f"(?P<{name}>(?-i:{shape}))" for name, shape in _SHAPES]
-    parts += [f"(?P<{name}>{place})" for name, place in _PLACES]
+        parts.append(f"(?P<known>{known})")
+    parts += [f"(?P<{name}>{shape})" for name, shape in _SHAPES]
     return "|".join(parts)
 
 

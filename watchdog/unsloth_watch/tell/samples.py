@@ -61,17 +61,18 @@ class SampleLog:
         line = encode_line(self._clean(sample))
         if self._next_thinning is None:
             self._next_thinning = sample.at + 2 * RECENT_S
-        if sample.at >= self._next_thinning or self._size + len(line) > self._max_bytes:
-            self._thin(sample.at, self._max_bytes - len(line) - 1)
+        size = len(line) + 1
+        if sample.at >= self._next_thinning or self._size + size > self._max_bytes:
+            self._thin(sample.at, self._max_bytes - size)
             self._next_thinning = sample.at + RECENT_S
-        if self._size + len(line) > self._max_bytes or not self._file.append(line):
+        if self._size + size > self._max_bytes or not self._file.append(line):
             self._file.forget()
             self.lost += 1
             self.trouble = self._file.trouble or self.trouble or "the file has its full size and cannot be thinned"
             return False
         self.trouble = None
-        self._places.append(_Place(sample.at, len(line) + 1))
-        self._size += len(line) + 1
+        self._places.append(_Place(sample.at, size))
+        self._size += size
         return True
 
     def close(self) -> None:

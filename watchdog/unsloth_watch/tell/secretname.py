@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 # Tokens that a language model is made of are no secrets: --pad-token, EOS_TOKEN, max_tokens, TOKENIZERS_PARALLELISM.
-_HARMLESS_TOKEN = (  # noqa: S105  a pattern
+_HARMLESS_WORDS = (
     r"(?<!pad)(?<!eos)(?<!bos)(?<!unk)(?<!mask)(?<!sep)(?<!cls)(?<!max)(?<!min)(?<!num)(?<!image)(?<!audio)(?<!video)(?<!special)"
     r"(?<!per)(?<!new)(?<!stop)(?<!start)(?<!end)(?<!prompt)(?<!response)(?<!assistant)(?<!user)(?<!extra)(?<!batch)(?<!next)"
     r"(?<!last)(?<!first)(?<!think)(?<!prefix)(?<!suffix)(?<!middle)"
 )
 # One lookbehind list serves eos_token, eos-token and eostoken.
-_TOKEN = rf"(?:{_HARMLESS_TOKEN}[_-]|(?<![a-z]))token(?![a-z])|[a-z](?:auth|access|api|id|session|bearer|hub|hf)token(?![a-z])"
+_TOKEN = rf"(?:{_HARMLESS_WORDS}[_-]|(?<![a-z_-]))token(?![a-z])|[a-z](?:auth|access|api|id|session|bearer|hub|hf)token(?![a-z])"
 _STRONG = (
     rf"passw(?:or)?d|passphrase|secret|credential|cookie|private[_-]?key|{_TOKEN}"
     r"|(?:api|access|auth|secret|license|account|encryption|signing|master|deploy|service)[_-]?keys?(?![a-z])"

@@ -1,0 +1,125 @@
+"""The signals of a report: samples as series over the seconds before the verdict, ready to plot."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from unsloth_watch.model.sample import Sample
+from unsloth_watch.model.verdict import Verdict
+
+POINTS_LIMIT = 240
+"""Points of a series: a plot is 540 pixels wide, and a report of six series stays below 20 kB."""
+Value = float | None
+
+
+def build_signals(samples: Sequence[Sample], verdict: Verdict, suspected_at: float | None = None) -> dict[str, Any]:
+    """Return the time axis, the series and the marks.
+
+    Args:
+        samples: Oldest first.
+        verdict: The verdict; its ``at`` is second 0 of the axis.
+        suspected_at: When the job was first suspected, monotonic seconds.
+    """
+    kept = _select(samples, verdict)
+    times = [round(sample.at - verdict.at, 2) for sample in kept]
+    series = [
+        _series("cpu", "CPU", "cores", _rates(kept, _cpu_increase)),
+        _series("io", "Read and written", "B/s", _rates(kept, _io_increase)),
+        _series("storage", "Storage traffic", "B/s", _rates(kept, _storage_increase)),
+        _series("output", "Output", "B/s", _rates(kept, _output_increase)),
+        _series("memory", "Resident memory", "B", [_memory(sample) for sample in kept]),
+        _series("gpu", "GPU utilisation", "%", [_gpu(sample, "utilization", max) for sample in kept]),
+        _series("gpu_memory", "GPU memory", "B", [_gpu(sample, "memory_bytes", sum) for sample in kept]),
+    ]
+    return {
+        "unit": "seconds before the verdict",
+        "times": times,
+        "series": [one for one in series if any(value is not None for value in one["values"])],
+        "quiet_from": round(-verdict.quiet_s if verdict.last_progress is None else verdict.last_progress.at - verdict.at, 2),
+        "marks": _marks(verdict, suspected_at),
+    }
+
+
+def _marks(verdict: Verdict, suspected_at: float | None) -> list[dict[str, Any]]:
+    marks = [{"at": 0.0, "id": "verdict", "label": "verdict"}]
+    if suspected_at is not None:
+        marks.insert(0, {"at": round(suspected_at - verdict.at, 2), "id": "suspected", "label": "suspected"})
+    if verdict.last_progress is not None:
+        marks.insert(0, {"at": round(verdict.last_progress.at - verdict.at, 2), "id": "progress", "label": "last progress"})
+    return marks
+
+
+def _select(samples: Sequence[Sample], verdict: Verdict) -> list[Sample]:
+    """Take twice the quiet time, at least two minutes, thinned to ``POINTS_LIMIT``; the last sample stays."""
+    span = max(2.0 * verdict.quiet_s, 120.0)
+    inside = [sample for sample in samples if verdict.at - span <= sample.at <= verdict.at + 1.0]
+    step = max(1, -(-len(inside) // POINTS_LIMIT))
+    return inside[::-1][::step][::-1]
+
+
+def _series(name: str, title: str, unit: str, values: Sequence[Value]) -> dict[str, Any]:
+    return {"id": name, "title": title, "unit": unit, "values": [None if value is None else round(value, 3) for value in values]}
+
+
+def _rates(samples: Sequence[Sample], increase: Callable[[Sample, Sample], Value]) -> list[Value]:
+    values: list[Value] = [None] if samples else []
+    for before, after in itertools.pairwise(samples):
+        seconds = after.at - before.at - after.gap_s
+        amount = increase(before, after)
+        values.append(None if amount is None or seconds <= 0 else max(amount, 0.0) / seconds)
+    return values
+
+
+def _cpu_increase(before: Sample, after: Sample) -> Value:
+    return _process_increase(before, after, lambda process: process.cpu_s)
+
+
+def _io_increase(before: Sample, after: Sample) -> Value:
+    return _process_increase(before, after, lambda process: _add(process.rchar, process.wchar))
+
+
+def _storage_increase(before: Sample, after: Sample) -> Value:
+    return _process_increase(before, after, lambda process: _add(process.read_bytes, process.write_bytes))
+
+
+def _process_increase(before: Sample, after: Sample, read: Callable[[Any], Value]) -> Value:
+    """Sum the increase over processes that are in both samples; new ones count from zero, unreadable ones not at all."""
+    if before.processes is None or after.processes is None:
+        return None
+    earlier = {process.ref: read(process) for process in before.processes}
+    total: Value = None
+    for process in after.processes:
+        value = read(process)
+        start = earlier.get(process.ref, 0.0)
+        if value is not None and start is not None:
+            total = (total or 0.0) + max(value - start, 0.0)
+    return total
+
+
+def _output_increase(before: Sample, after: Sample) -> Value:
+    if before.output is None or after.output is None:
+        return None
+    return float(after.output.total_bytes - before.output.total_bytes)
+
+
+def _memory(sample: Sample) -> Value:
+    return None if sample.processes is None else float(sum(process.rss_bytes for process in sample.processes))
+
+
+def _gpu(sample: Sample, field: str, combine: Callable[[list[float]], float]) -> Value:
+    values = [value for gpu in sample.gpus or () if (value := getattr(gpu, field)) is not None]
+    return float(combine(values)) if values else None
+
+
+def _add(first: int | None, second: int | None) -> Value:
+    return None if first is None or second is None else float(first + second)
+
+
+def latest_gpus(samples: Sequence[Sample]) -> list[Mapping[str, Any]]:
+    """Return the devices of the newest sample that knows them, as plain data."""
+    for sample in reversed(samples):
+        if sample.gpus is not None:
+            return [{name: getattr(gpu, name) for name in gpu.__struct_fields__} for gpu in sample.gpus]
+    return []
