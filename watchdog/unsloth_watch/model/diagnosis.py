@@ -59,7 +59,7 @@ class Remedy(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         id: Stable name: ``import-path``, ``redirect-compile-cache``.
         why: One sentence: why it should help this cause with this version.
-        kind: ``environment``, ``filesystem`` or ``live``.
+        kind: ``environment``, ``filesystem``, ``live``, or ``advice`` for what only a person can do: it changes nothing by itself.
         environment: Variables for the next attempt; None as a value unsets.
         prepend_path: Variables of path lists that get an entry in front.
         quarantine: Paths to move aside once no process of the job lives.

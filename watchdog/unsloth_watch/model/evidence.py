@@ -151,6 +151,24 @@ class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         return next((thread for thread in self.threads if thread.is_main), None)
 
 
+class LockFile(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file whose existence is a lock, whoever made it.
+
+    Attributes:
+        path: Path.
+        age_s: Seconds since its last change.
+        openers: PIDs that have it open; None where not every process could be asked.
+        owner: PID that it names in its text; None if it names none.
+        is_owner_alive: Whether a process of that PID lives on this host; None if it names none, or one of another host.
+    """
+
+    path: str
+    age_s: float
+    openers: tuple[int, ...] | None = None
+    owner: int | None = None
+    is_owner_alive: bool | None = None
+
+
 class CacheProbe(msgspec.Struct, frozen=True, omit_defaults=True):
     """State of one cache as this job uses it.
 
@@ -169,6 +187,8 @@ class CacheProbe(msgspec.Struct, frozen=True, omit_defaults=True):
         lock_holders: Locks under it that somebody holds.
         files: Number of files directly in it.
         problems: What is wrong with it, one phrase each; empty for a healthy one.
+        shadowed_by: Package of the same name that the import path finds before it; None if there is none or it does not apply.
+        lock_files: Lock files below it whose mere existence is the lock (``FileBaton``, soft locks).
     """
 
     cache: str
@@ -185,6 +205,8 @@ class CacheProbe(msgspec.Struct, frozen=True, omit_defaults=True):
     lock_holders: tuple[FileLock, ...] = ()
     files: int | None = None
     problems: tuple[str, ...] = ()
+    shadowed_by: str | None = None
+    lock_files: tuple[LockFile, ...] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,7 +2,7 @@ r"""One line of output reduced to its shape and to the numbers in it that can ad
 
 All of a line's numbers go into one pass of one pattern, in the order in which they are easily mistaken for each other: what looks
 like a date, a clock, a rate, an address or an id is taken first, so that only counters are left as plain numbers. What a number is
-called (the word before it, the unit behind it) then decides whether it may count at all. Whether it *advances* is the judge's matter.
+called (the word before it, the unit behind it) then decides whether it may count at all. Whether it *advances* the judge decides.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import zlib
 
 from unsloth_watch.model.sample import Reading
+from unsloth_watch.sense.words import COUNTERS, KEPT_RATES, MEMORY, MOVED, NEVER, STATES
 
 MOST_CHARS = 400
 """A line's part that is looked at. The pattern's worst case is quadratic, and 400² is a millisecond."""
@@ -49,6 +50,7 @@ _TOKEN = re.compile(
     )
     | (?<![\w./-])(?P<n>{_N})(?P<n_unit>\ ?(?:{_SIZE}))?
         (?:\ ?/\ ?|\ of\ (?:the\ )?)(?P<total>{_N})(?P<total_unit>\ ?(?:{_SIZE}))?(?![\w/]|\.\d)
+    | (?<![\w./-])(?P<open>{_N})/\?
     | (?<![\w.])(?P<percent>[+-]?{_N})\ ?%
     | (?<![\w./-])(?P<size>{_N})\ ?(?P<size_unit>{_SIZE})(?!/)
     | (?<![\w.)\]/-])(?P<number>[+-]?{_N})(?![\w/]|\.\d)
@@ -58,37 +60,22 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-_TQDM = re.compile(r"(?P<head>[^|]{0,300}?)\s?\d+%\s?\|[^|]{0,200}\|\s*(?P<count>[^\[|]{1,60}?)\s*\[(?P<tail>[^\]|]{0,200})")
+_TQDM = re.compile(
+    r"(?P<head>.{0,300}?)\s?(?:\d+%\s?\|[^|]{0,200}\|\s*(?P<count>[^\[|]{1,60}?)|\|[^|]{0,200}\|\s*(?P<open_count>\S{1,20}/\?))"
+    r"\s*\[(?P<tail>[^\]|]{0,200})"
+)
 _OPEN_BAR = re.compile(rf"(?P<head>(?:.{{0,200}}?[:\s])??)(?P<n>{_N})\s?(?P<unit>(?:{_SIZE})|[A-Za-z]\w{{0,20}})\s\[\d+:\d\d[,:]")
-_KEY = re.compile(r"(?P<name>[A-Za-z_][\w./-]{0,39})(?P<quote>[\"']?)(?P<sep>\s?[=:]\s?\[?|[\s\[(#]{1,2})$")
+_KEY = re.compile(r"(?P<name>[A-Za-z_][\w./-]{0,39})(?P<quote>[\"']?)(?P<sep>\s?[=:]\s?[\[(]?[\"']?|[\s\[(#]{1,2})$")
 _UNIT = re.compile(r"\s?(?P<unit>[A-Za-z]{2,14}s|it|done)\b(?!\s?[=:]|\s[\d+-])")
 _HAS_NUMBER = re.compile(r"[\d?]|\b(?i:nan|inf)\b")
 _WORDS = re.compile(r"[a-z]+")
+_CAPITALS = re.compile(r"[A-Z][a-z]+")
+_CLAUSE = re.compile(r"[,|;\]]|\s-\s")
+_NEXT = re.compile(r"[\s)\]]{0,2}([A-Za-z]+)")
 
-COUNTERS = frozenset(
-    {"step", "steps", "global_step", "iter", "iters", "iteration", "iterations", "epoch", "epochs", "batch", "batches", "it",
-     "sample", "samples", "token", "tokens", "example", "examples", "row", "rows", "record", "records", "file", "files", "shard",
-     "shards", "document", "documents", "docs", "item", "items", "image", "images", "request", "requests", "reqs", "line", "lines",
-     "update", "updates", "round", "episode", "rollout", "prompt", "prompts", "sequence", "sequences", "chunk", "chunks", "page",
-     "pages", "layer", "tensor", "tensors", "block", "trial", "fold", "generation", "checkpoint", "loss", "downloaded", "processed",
-     "completed", "done", "written", "read", "part", "parts", "task", "tasks", "game", "games", "frame", "frames"}
-)  # fmt: skip
-"""Words that name a counter without a sign between (``step 12``), and units behind one (``12 samples``)."""
-NEVER = frozenset(
-    {"time", "timestamp", "ts", "date", "datetime", "elapsed", "eta", "remaining", "left", "duration", "runtime", "seconds", "second",
-     "secs", "sec", "ms", "minutes", "hours", "latency", "took", "wall", "uptime", "age", "since", "after", "every", "interval",
-     "mem", "memory", "vram", "ram", "rss", "alloc", "allocated", "reserved", "swap", "heap", "cache", "cached", "free", "disk",
-     "gpu", "gpus", "cuda", "cpu", "cpus", "util", "utilization", "utilisation", "usage", "used", "load", "temp", "temperature",
-     "power", "watts", "fan", "clock", "mhz", "pid", "ppid", "tid", "process", "thread", "port", "rank", "host", "node", "device",
-     "speed", "throughput", "tps", "fps", "qps", "per", "rate", "bandwidth", "seed", "version", "python", "torch", "proc", "line",
-     "errno", "code", "status", "signal", "exitcode", "id", "bit", "trained", "heartbeat", "tick", "poll", "ping", "attempt",
-     "attempts", "retry", "retries", "try", "tries", "timeout"}
-)  # fmt: skip
-"""Words that name what grows, or swings, while nothing gets done."""
-_KEPT_RATES = frozenset({"learning_rate"})
 _IDLE = re.compile(
-    r"\b(?:retry|retries|retrying|attempts?|waiting|waited|waits|heartbeat|alive|keep-?alive|polling|sleeping|idle|timed out|time-?out"
-    r"|still (?:running|working|here|there))\b",
+    r"\b(?:retry|retries|retrying|attempts?|waiting|waited|waits|heartbeat|alive|keep-?alive|polling|sleeping|idle|timed out"
+    r"|time-?out|still (?:running|working|here|there))\b",
     re.IGNORECASE,
 )
 _WAITING = re.compile(r"\b(?:waiting|heartbeat|alive|polling|sleeping|idle)\b", re.IGNORECASE)
@@ -130,7 +117,7 @@ def _read_bar(bar: re.Match[str]) -> tuple[Reading, ...]:
     shape = _hash(_scan(head)[0] + "|n/total")
     if _WAITING.search(head):
         return (Reading(shape),)
-    found = [entry for entry in _scan(bar["count"])[1] if entry[0] == "n/total"]
+    found = [entry for entry in _scan(bar["count"] or bar["open_count"])[1] if entry[0] == "n/total"]
     found += _scan(_postfix(bar["tail"]))[1]
     return tuple(Reading(shape, name, value, total) for name, value, total in _distinct(found)) or (Reading(shape),)
 
@@ -177,15 +164,12 @@ def _counter(token: re.Match[str], text: str) -> tuple[str, float, float | None]
     after = text[token.end() : token.end() + 24]
     key = _KEY.search(before)
     name = key["name"].lower().strip("./-") if key is not None else ""
-    if name and _is_never(name):
+    if key is not None and _is_never(key["name"]):
         return None
-    if token["n"] is not None:
-        return _ratio(token, before, after)
-    if token["percent"] is not None:
-        words = set(_WORDS.findall(before[-24:].lower())) | set(_WORDS.findall(after[:12].lower()))
-        return None if words & NEVER else ("%", _number(token["percent"]), 100.0)
+    if token["n"] is not None or token["open"] is not None or token["percent"] is not None:
+        return None if _is_described(before, after, is_size=bool(token["total_unit"])) else _share(token)
     raw, scale = (token["number"], 1.0) if token["number"] is not None else (token["size"], _scale(token["size_unit"]))
-    if key is not None and _is_key(key, name):
+    if key is not None and _is_key(key, name, is_plain=token["number"] is not None):
         return name, _number(raw) * scale, None
     unit = _UNIT.match(after)
     if unit is not None and token["number"] is not None and unit["unit"].lower() in COUNTERS:
@@ -193,37 +177,47 @@ def _counter(token: re.Match[str], text: str) -> tuple[str, float, float | None]
     return None
 
 
-def _ratio(token: re.Match[str], before: str, after: str) -> tuple[str, float, float | None] | None:
-    """Return ``n/total``; none of memory or of something that is merely described (``1.2/80 GiB VRAM``)."""
-    words = set(_WORDS.findall(before[-24:].lower())) | set(_WORDS.findall(after[:12].lower()))
-    if words & NEVER - {"line", "left", "remaining", "eta", "elapsed", "time", "after", "load", "process", "cached", "s"}:
-        return None
-    total_unit = token["total_unit"] or ""
+def _share(token: re.Match[str]) -> tuple[str, float, float | None]:
+    """Return a number with the total it counts towards; percent count towards 100, ``120/?`` towards nothing known."""
+    if token["percent"] is not None:
+        return "%", _number(token["percent"]), 100.0
+    if token["open"] is not None:
+        return "n/total", _number(token["open"]), None
     # ``12.3/45.6 MB``: the unit behind the total is the unit of both.
-    value = _number(token["n"]) * _scale(token["n_unit"] or total_unit)
-    total = _number(token["total"]) * _scale(total_unit)
-    return ("n/total", value, total) if math.isfinite(value) and math.isfinite(total) else None
+    total_unit = token["total_unit"] or ""
+    return "n/total", _number(token["n"]) * _scale(token["n_unit"] or total_unit), _number(token["total"]) * _scale(total_unit)
 
 
-def _is_key(key: re.Match[str], name: str) -> bool:
+def _is_described(before: str, after: str, *, is_size: bool) -> bool:
+    """Return whether the words around a share say that it is one of memory, load or the like (``VRAM 12/80 GiB``, ``9 % CPU``)."""
+    near = _CLAUSE.split(before)[-1].split()[-3:]
+    following = _NEXT.match(after)
+    words = _words(" ".join(near)) | (_words(following[1]) if following else set())
+    return not STATES.isdisjoint(words) or (is_size and not MEMORY.isdisjoint(_words(before)))
+
+
+def _is_key(key: re.Match[str], name: str, *, is_plain: bool) -> bool:
     """Return whether the word before a number names it.
 
     With ``=``, or with a colon and a blank or a quote, any word does; ``run.py:792`` and ``host:29500`` are places, and without a
-    sign (``step 12``) only a word that is known to count does.
+    sign (``step 12``) only a word that is known to count does, and before a size one that says it was moved.
     """
-    sign = key["sep"].strip(" [")
+    sign = key["sep"].strip(" [('\"")
     if sign == "=":
         return True
     if sign == ":" and (key["quote"] or key["sep"] != ":"):
         return not name.endswith((".py", ".cc", ".cpp", ".cu", ".rs"))
-    return name in COUNTERS
+    return name in (COUNTERS if is_plain else MOVED)
 
 
 def _is_never(name: str) -> bool:
     """Return whether one of a name's words says that the number means no progress."""
-    if name in _KEPT_RATES:
-        return False
-    return not NEVER.isdisjoint(_WORDS.findall(name))
+    return name.lower() not in KEPT_RATES and not NEVER.isdisjoint(_words(name))
+
+
+def _words(text: str) -> set[str]:
+    """Return the words of a name or phrase, also those that only capitals part (``MemAllocated``)."""
+    return {word.lower() for word in _CAPITALS.findall(text)} | set(_WORDS.findall(text.lower()))
 
 
 def _distinct(found: list[tuple[str, float, float | None]]) -> list[tuple[str, float, float | None]]:
@@ -232,7 +226,7 @@ def _distinct(found: list[tuple[str, float, float | None]]) -> list[tuple[str, f
     kept = []
     for entry in found:
         place = (entry[0], entry[2])
-        if place not in seen and math.isfinite(entry[1]):
+        if place not in seen and math.isfinite(entry[1]) and math.isfinite(entry[2] or 0.0):
             seen.add(place)
             kept.append(entry)
     return kept

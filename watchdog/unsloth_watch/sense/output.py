@@ -23,8 +23,8 @@ MOST_KEPT = 2048
 TAIL_LINES = 400
 _ENDS = re.compile(rb"\r\n|\n|\r")
 _PROMPT = re.compile(
-    r"(?:\?|[:>$#]|\[[yY]/[nN]\]|\([yY]/[nN]\)|\(yes/no[^)]{0,30}\)|pass(?:word|phrase)[^:]{0,60}:?|press (?:any key|enter|return)\W{0,20}"
-    r"|(?:your|a) choice:?)\s{0,4}$",
+    r"(?:\?|[:>$#]|\[[yY]/[nN]\]|\([yY]/[nN]\)|\(yes/no[^)]{0,30}\)|pass(?:word|phrase)[^:]{0,60}:?"
+    r"|press (?:any key|enter|return)\b[^:]{0,40}|(?:your|a) choice:?)\s{0,4}$",
     re.IGNORECASE,
 )
 _DIGITS = bytes(range(48, 58))

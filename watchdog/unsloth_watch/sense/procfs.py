@@ -8,90 +8,48 @@ ESRCH even when the PID has gone to somebody else.
 from __future__ import annotations
 
 import os
-import resource
 
 from unsloth_watch.model.process import ProcessRef, ProcessSample
+from unsloth_watch.sense.stat import Stat, descriptor_share, read_once
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MOST_THREADS = 64
 """Processes with more threads than this get their thread states rarely: a task costs 8 µs."""
 STATES_EVERY = 4
-"""Thread states of a process with 2 to ``MOST_THREADS`` threads are read every so many ticks, others' ticks in between."""
+"""Thread states of a process with 2 to ``MOST_THREADS`` threads are read every so many ticks."""
 STATES_RARELY = 32
 """The same for processes with more threads, of which the first ``MOST_THREADS`` · 8 are read."""
-FULL_DETAIL = 64
-"""Up to so many processes ``status`` is read every tick; beyond, a process's turn comes every ``STATES_EVERY`` ticks."""
-_IO_FIELDS = (b"rchar", b"wchar", b"syscr", b"syscw", b"read_bytes", b"write_bytes")
-
-
-class Stat:
-    """The fields of one line of ``/proc/PID/stat``; the line is cut at its *last* parenthesis, as a name may hold any byte.
-
-    Attributes:
-        pid: Process or thread id.
-        comm: Short name, undecodable bytes replaced.
-        state: State letter.
-        ppid: Parent's PID.
-        start_ticks: Start time, clock ticks since boot.
-        fields: The raw fields from the state on (number 3 of proc(5) is index 0).
-    """
-
-    __slots__ = ("comm", "fields", "pid", "ppid", "start_ticks", "state")
-
-    def __init__(self, line: bytes) -> None:
-        end = line.rindex(b")")
-        start = line.index(b"(")
-        self.pid = int(line[:start])
-        self.comm = line[start + 1 : end].decode("utf-8", "replace")
-        self.fields = line[end + 2 :].split()
-        self.state = self.fields[0].decode("ascii", "replace")
-        self.ppid = int(self.fields[1])
-        self.start_ticks = int(self.fields[19])
-
-
-def read_stat(pid: int) -> Stat | None:
-    """Return the stat line of a process, or None where there is no such process for this user (``hidepid`` refuses others').
-
-    Raises:
-        OSError: /proc itself cannot be read.
-    """
-    try:
-        return Stat(read_once(f"/proc/{pid}/stat"))
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return None
-
-
-def read_once(path: str, size: int = 4096) -> bytes:
-    """Return the first ``size`` bytes of a /proc file with three system calls (``open()`` makes seven)."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(descriptor, size)
-    finally:
-        os.close(descriptor)
-
-
-def descriptor_share(part: float) -> int:
-    """Return how many descriptors a sensor may keep open: a part of the soft limit, at most 1024, so that no other sense starves."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1024 if limit == resource.RLIM_INFINITY else int(min(1024.0, limit * part))
+FULL_DETAIL = 128
+"""Up to so many processes ``io`` and ``status`` are read every tick; beyond, each has its turn every ``STATES_EVERY`` ticks."""
+_IO_FIELDS = [b"rchar:", b"wchar:", b"syscr:", b"syscw:", b"read_bytes:", b"write_bytes:"]
 
 
 class _Kept:
-    """Kept descriptors of one process: stat, and the two that may be refused (-1 where they are)."""
+    """Descriptors of one process, opened when first needed; -1 where one is not open, or refused. And what was read last."""
 
-    __slots__ = ("io", "stat", "status")
+    __slots__ = ("io", "line", "pid", "sample", "stat", "status")
 
     def __init__(self, pid: int) -> None:
+        self.pid = pid
         self.stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        self.io = _open_or_refused(f"/proc/{pid}/io")
-        self.status = _open_or_refused(f"/proc/{pid}/status")
+        self.io = self.status = -1
+        self.line = b""
+        self.sample: ProcessSample | None = None
+
+    def open_details(self) -> None:
+        """Open what is not open yet."""
+        if self.io < 0:
+            self.io = _open_or_refused(f"/proc/{self.pid}/io")
+        if self.status < 0:
+            self.status = _open_or_refused(f"/proc/{self.pid}/status")
 
     def close(self) -> None:
         """Give the descriptors back."""
         for descriptor in (self.stat, self.io, self.status):
             if descriptor >= 0:
                 os.close(descriptor)
+        self.stat = self.io = self.status = -1
 
 
 def _open_or_refused(path: str) -> int:
@@ -104,9 +62,10 @@ def _open_or_refused(path: str) -> int:
 class ProcessReader:
     """Reads processes, tick by tick.
 
-    Thread states cost 8 µs a thread, so they are read in turns: a process with one thread always has them; one with up to
-    ``MOST_THREADS`` every ``STATES_EVERY`` ticks; one with more every ``STATES_RARELY``. In the other ticks they are None, which
-    means "not looked", as everywhere.
+    Dear things are read in turns. Thread states cost 8 µs a thread: a process with one thread always has them, one with up to
+    ``MOST_THREADS`` every ``STATES_EVERY`` ticks, one with more every ``STATES_RARELY``; in the other ticks they are None, which
+    means "not looked", as everywhere. In a job of more than ``FULL_DETAIL`` processes ``io`` and ``status`` have turns too; as
+    counters only grow, the other ticks repeat what the last turn read.
 
     Args:
         most_kept: Processes whose descriptors may stay open; the rest is opened anew each time. None: a quarter of the soft limit
@@ -145,31 +104,50 @@ class ProcessReader:
         Args:
             ref: Whom to read.
             has_gpu: Passed through.
-            is_detailed: Whether ``status`` (context switches) is read too.
+            is_detailed: Whether ``io`` and ``status`` are read too; else they are as last read, None if never.
 
         Raises:
             OSError: /proc itself cannot be read.
         """
         kept = self._kept.get(ref)
-        is_kept = kept is not None
         try:
             if kept is None:
                 kept = _Kept(ref.pid)
-            stat = Stat(os.pread(kept.stat, 2048, 0))
+            line = os.pread(kept.stat, 2048, 0)
+            if not is_detailed and line == kept.line and kept.sample is not None and kept.sample.has_gpu == has_gpu:
+                return kept.sample
+            stat = Stat(line)
             if stat.start_ticks != ref.start_ticks:
                 return None
-            if not is_kept and len(self._kept) < self._most_kept:
+            if len(self._kept) < self._most_kept:
                 self._kept[ref] = kept
-                is_kept = True
-            io = _read_io(kept.io)
-            switches = _read_switches(kept.status) if is_detailed else (None, None)
+            sample = self._read_more(ref, stat, kept, has_gpu, is_detailed=is_detailed)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return None
         finally:
-            if kept is not None and not is_kept:
+            if kept is not None and ref not in self._kept:
                 kept.close()
+        kept.line, kept.sample = line, sample
+        return sample
+
+    def _read_more(self, ref: ProcessRef, stat: Stat, kept: _Kept, has_gpu: bool | None, *, is_detailed: bool) -> ProcessSample:
+        """Return the sample of a process whose stat line was read.
+
+        Raises:
+            ProcessLookupError: It is gone meanwhile.
+        """
         fields = stat.fields
         threads = int(fields[17])
+        last = kept.sample
+        if is_detailed:
+            kept.open_details()
+            rchar, wchar, syscr, syscw, read_bytes, write_bytes = _read_io(kept.io)
+            vctx, nvctx = _read_switches(kept.status)
+        elif last is not None:
+            rchar, wchar, syscr, syscw = last.rchar, last.wchar, last.syscr, last.syscw
+            read_bytes, write_bytes, vctx, nvctx = last.read_bytes, last.write_bytes, last.vctx, last.nvctx
+        else:
+            rchar = wchar = syscr = syscw = read_bytes = write_bytes = vctx = nvctx = None
         return ProcessSample(
             ref=ref,
             ppid=stat.ppid,
@@ -184,14 +162,14 @@ class ProcessReader:
             threads=threads,
             rss_bytes=int(fields[21]) * PAGE_BYTES,
             thread_states=self._thread_states(ref.pid, threads, stat.state),
-            vctx=switches[0],
-            nvctx=switches[1],
-            rchar=io[0],
-            wchar=io[1],
-            syscr=io[2],
-            syscw=io[3],
-            read_bytes=io[4],
-            write_bytes=io[5],
+            vctx=vctx,
+            nvctx=nvctx,
+            rchar=rchar,
+            wchar=wchar,
+            syscr=syscr,
+            syscw=syscw,
+            read_bytes=read_bytes,
+            write_bytes=write_bytes,
             has_gpu=has_gpu,
         )
 
@@ -231,12 +209,15 @@ def _read_io(descriptor: int) -> tuple[int | None, ...]:
     if descriptor < 0:
         return (None,) * 6
     try:
-        lines = os.pread(descriptor, 512, 0).split(b"\n")
+        words = os.pread(descriptor, 512, 0).split()
     except ProcessLookupError:
         raise
     except OSError:
         return (None,) * 6
-    values = dict(line.split(b": ", 1) for line in lines if b": " in line)
+    # ``rchar: 1 wchar: 2 …``: in this order since 2.6.20, looked up by name all the same where a kernel thinks otherwise.
+    if words[:12:2] == _IO_FIELDS:
+        return tuple(map(int, words[1:12:2]))
+    values = dict(zip(words[::2], words[1::2], strict=False))
     return tuple(int(values[name]) if name in values else None for name in _IO_FIELDS)
 
 

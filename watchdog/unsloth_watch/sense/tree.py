@@ -1,8 +1,10 @@
 """The job's processes: everything below the anchors, and everything that was below them and still lives.
 
-New processes are found by the kernel's ``children`` files, of every task, as any thread may fork. That costs 10 µs a *thread*, so
-the walk is left out while nothing can have been born: ``/proc/loadavg`` ends with the PID that was given out last in this PID
-namespace, and while that number stands, there is no new process.
+The whole truth is a walk through the kernel's ``children`` files, of every task, as any thread may fork; that costs 10 µs a
+*thread*. So most ticks do less:
+
+- ``/proc/loadavg`` ends with the PID that was given out last in this PID namespace; while that number stands, nobody was born.
+- Who was born is whoever is in the list of /proc and was not in the one before; only those are asked for their parent.
 """
 
 from __future__ import annotations
@@ -11,10 +13,14 @@ import os
 from collections.abc import Callable
 
 from unsloth_watch.model.process import ProcessRef
-from unsloth_watch.sense.procfs import Stat, descriptor_share, read_once, read_stat
+from unsloth_watch.sense.stat import Stat, descriptor_share, read_stat
 
-WALK_AT_LEAST_EVERY = 5
-"""Ticks after which the tree is walked whatever the last PID says: a ``children`` read can miss the sibling of a dying child."""
+WALK_EVERY = 15
+"""Ticks after which the tree is walked all the same: a ``children`` read can miss the sibling of a dying child, and a PID that came
+round again between two lists is in both."""
+_LIST_US = 0.6
+_TASK_US = 6.0
+"""Cost of one entry of a list of /proc, and of one task in a walk: the cheaper of the two is taken."""
 
 
 class ProcessTree:
@@ -28,6 +34,7 @@ class ProcessTree:
             where the job is somebody else's (``attach``).
         has_anchors: Whether the anchors are members too (``attach``).
         has_children_files: Whether the kernel offers ``children`` files; None finds out.
+        last_pid: Says which PID was given out last, None where that cannot be known.
     """
 
     def __init__(
@@ -38,6 +45,7 @@ class ProcessTree:
         own_pid: int | None = None,
         has_anchors: bool = False,
         has_children_files: bool | None = None,
+        last_pid: Callable[[], int | None] | None = None,
     ) -> None:
         self._anchors = tuple(ProcessRef(stat.pid, stat.start_ticks) for stat in map(read_stat, anchors) if stat is not None)
         self._excluded = excluded
@@ -51,9 +59,11 @@ class ProcessTree:
         self._kept: dict[ProcessRef, int] = {}
         self._free = descriptor_share(0.125)
         self._last_pid: int | None = None
-        # A loadavg that is mounted over (lxcfs) is refreshed every few seconds only.
-        self._knows_last_pid = os.stat("/proc/loadavg").st_dev == os.stat("/proc").st_dev
-        self._since_walk = WALK_AT_LEAST_EVERY
+        self._living_anchors: tuple[ProcessRef, ...] = ()
+        self._read_last_pid = last_pid if last_pid is not None else read_last_pid
+        self._since_walk = WALK_EVERY
+        self._listed: set[str] = set()
+        self._tasks = 0
 
     def members(self) -> tuple[ProcessRef, ...]:
         """Return all processes of the job, zombies included, by PID.
@@ -64,12 +74,18 @@ class ProcessTree:
         excluded = self._excluded()
         alive = [ref for ref in self._kept if self._is_alive(ref) and ref.pid not in excluded]
         last_pid = self._read_last_pid()
-        if last_pid is None or last_pid != self._last_pid or self._since_walk >= WALK_AT_LEAST_EVERY:
-            # The number is read before the walk: who is born during it changes the number for the next tick.
-            self._last_pid, self._since_walk = last_pid, 0
+        anchors = tuple(filter(_is_running, self._anchors))
+        is_still = last_pid is not None and last_pid == self._last_pid
+        is_cheap = self._tasks * _TASK_US < len(self._listed) * _LIST_US
+        # The number is read before the search: who is born during it changes the number for the next tick.
+        self._last_pid = last_pid
+        self._since_walk += 1
+        if anchors != self._living_anchors or self._since_walk >= WALK_EVERY or (is_cheap and not is_still):
+            self._living_anchors, self._since_walk = anchors, 0
             found = self._walk(alive, excluded)
+        elif not is_still:
+            found = self._add_newcomers(alive, excluded)
         else:
-            self._since_walk += 1
             found = set(alive)
         for ref in [ref for ref in self._kept if ref not in found]:
             self._forget(ref)
@@ -82,32 +98,62 @@ class ProcessTree:
         for ref in list(self._kept):
             self._forget(ref)
 
+    def _roots(self) -> list[int]:
+        """Return the PIDs below which the job lives: the living anchors, or ourselves without one."""
+        roots = [ref.pid for ref in self._living_anchors]
+        return roots if roots or self._own_pid is None else [self._own_pid]
+
     def _walk(self, alive: list[ProcessRef], excluded: set[int]) -> set[ProcessRef]:
-        """Return everything reachable from the living anchors (or our own children without one) and from the members alive."""
+        """Return everything reachable from the roots and from the members alive."""
+        # What is born from here on is in no list yet, and is found as a newcomer.
+        self._listed = set(os.listdir("/proc"))
+        self._tasks = 0
         known = {ref.pid: ref for ref in alive}
-        anchors = {ref.pid: ref for ref in self._anchors if _is_running(ref)}
-        roots = list(anchors)
-        if not roots and self._own_pid is not None:
-            roots.append(self._own_pid)
-        children_of = _children if self._has_children_files else _ParentTable().children
+        roots = self._roots()
+        parents_of_all = None if self._has_children_files else _read_parents()
         if self._has_anchors:
-            known.update(anchors)
-        # Who may be the parent of a member. A child that was orphaned since its number was read shows up below an anchor next time.
+            known.update({ref.pid: ref for ref in self._living_anchors})
         parents = {*roots, *known}
-        queue = [*roots, *(pid for pid in known if pid not in roots)]
+        queue = list(parents)
         while queue:
             parent = queue.pop()
-            for pid in children_of(parent):
-                if pid in known or pid in excluded or pid in anchors or pid == self._own_pid:
-                    continue
-                stat = read_stat(pid)
-                # The number may be another process's by now: only a child of ours has one of ours as its parent.
-                if stat is None or stat.ppid not in parents:
-                    continue
-                known[pid] = ProcessRef(pid, stat.start_ticks)
-                parents.add(pid)
-                queue.append(pid)
+            children, tasks = _read_children(parent) if parents_of_all is None else (parents_of_all.get(parent, []), 1)
+            self._tasks += tasks
+            for pid in children:
+                ref = None if pid in parents or pid in excluded else self._identify(pid, parents)
+                if ref is not None:
+                    known[pid] = ref
+                    parents.add(pid)
+                    queue.append(pid)
         return set(known.values())
+
+    def _add_newcomers(self, alive: list[ProcessRef], excluded: set[int]) -> set[ProcessRef]:
+        """Return the members alive and those processes that appeared since the last list and have one of ours as their parent."""
+        listed = set(os.listdir("/proc"))
+        newcomers = {int(name) for name in listed - self._listed if name.isdigit()} - excluded
+        self._listed = listed
+        found = set(alive)
+        parents = {*self._roots(), *(ref.pid for ref in alive)}
+        is_growing = True
+        while is_growing and newcomers:
+            # Once more, as a newcomer's parent may be a newcomer too.
+            refs = [ref for pid in newcomers - parents if (ref := self._identify(pid, parents)) is not None]
+            found.update(refs)
+            parents.update(ref.pid for ref in refs)
+            is_growing = bool(refs)
+        return found
+
+    def _identify(self, pid: int, parents: set[int]) -> ProcessRef | None:
+        """Return the process under a PID if its parent is one of ours.
+
+        The number may be another process's by now: only a child of ours has one of ours as its parent. One that was orphaned since
+        shows up below an anchor the next time.
+        """
+        stat = read_stat(pid)
+        if stat is None or stat.ppid not in parents:
+            return None
+        ref = ProcessRef(pid, stat.start_ticks)
+        return None if ref in self._anchors else ref
 
     def _is_alive(self, ref: ProcessRef) -> bool:
         """Return whether that very process is still there. A kept descriptor cannot mean anybody else."""
@@ -147,14 +193,19 @@ class ProcessTree:
             os.close(descriptor)
             self._free += 1
 
-    def _read_last_pid(self) -> int | None:
-        """Return the PID given out last in this namespace; None where the kernel does not say (gVisor prints 0)."""
-        if not self._knows_last_pid:
-            return None
+
+def read_last_pid() -> int | None:
+    """Return the PID given out last in this namespace; None where nobody says: gVisor prints 0, lxcfs mounts an old copy."""
+    try:
+        descriptor = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return int(read_once("/proc/loadavg", 128).split()[4]) or None
-        except (OSError, IndexError, ValueError):
-            return None
+            if os.fstat(descriptor).st_dev != os.stat("/proc").st_dev:
+                return None
+            return int(os.read(descriptor, 128).split()[4]) or None
+        finally:
+            os.close(descriptor)
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _is_running(ref: ProcessRef) -> bool:
@@ -162,13 +213,13 @@ def _is_running(ref: ProcessRef) -> bool:
     return stat is not None and stat.start_ticks == ref.start_ticks and stat.state not in "ZX"
 
 
-def _children(pid: int) -> list[int]:
-    """Return the children of every task of a process; none where it is gone."""
+def _read_children(pid: int) -> tuple[list[int], int]:
+    """Return the children of every task of a process, and the number of its tasks; none where it is gone."""
     found: list[int] = []
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
     except (FileNotFoundError, ProcessLookupError):
-        return found
+        return found, 0
     for task in tasks:
         try:
             descriptor = os.open(f"/proc/{pid}/task/{task}/children", os.O_RDONLY | os.O_CLOEXEC)
@@ -184,20 +235,14 @@ def _children(pid: int) -> list[int]:
         finally:
             os.close(descriptor)
         found.extend(map(int, b"".join(parts).split()))
-    return found
+    return found, len(tasks)
 
 
-class _ParentTable:
-    """Children by parent, from one scan of all of /proc: the way without ``children`` files, 5 to 10 µs a process of the host."""
-
-    def __init__(self) -> None:
-        self._children: dict[int, list[int]] = {}
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                stat = read_stat(int(name))
-                if stat is not None:
-                    self._children.setdefault(stat.ppid, []).append(stat.pid)
-
-    def children(self, pid: int) -> list[int]:
-        """Return the PIDs whose parent is ``pid``."""
-        return self._children.get(pid, [])
+def _read_parents() -> dict[int, list[int]]:
+    """Return children by parent from all of /proc: the way without ``children`` files, 5 to 10 µs a process of the host."""
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        stat = read_stat(int(name)) if name.isdigit() else None
+        if stat is not None:
+            children.setdefault(stat.ppid, []).append(stat.pid)
+    return children

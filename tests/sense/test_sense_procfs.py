@@ -1,0 +1,162 @@
+"""One look at a process, with real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unsloth_watch.model.process import ProcessRef
+from unsloth_watch.sense.procfs import STATES_EVERY, ProcessReader
+from unsloth_watch.sense.stat import Stat, read_stat
+from waiting import until
+
+IDLE = "import sys; print('ready', flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def reader():
+    made = ProcessReader()
+    yield made
+    made.close()
+
+
+@pytest.mark.quick
+@given(st.binary(max_size=15))
+def test_a_name_of_any_bytes_leaves_the_fields_in_place(name):
+    stat = Stat(b"41 (" + name + b") S 7 " + b" ".join(b"%d" % number for number in range(5, 53)) + b"\n")
+    assert (stat.pid, stat.state, stat.ppid, stat.start_ticks) == (41, "S", 7, 22)
+    assert stat.comm == name.decode("utf-8", "replace")
+
+
+def test_a_process_named_with_parentheses_and_a_newline_is_read_as_psutil_reads_it(start, reader, ref_of):
+    child = start("open('/proc/self/comm', 'wb').write(b'a) S 1\\n(\\xff b'); " + IDLE)
+    ref, known = ref_of(child.pid), psutil.Process(child.pid)
+
+    def agree():
+        # It said "ready" a moment before it went to sleep: read until nothing moves between our look and psutil's.
+        sample, io, switches = reader.read(ref), known.io_counters(), known.num_ctx_switches()
+        is_same = (sample.rchar, sample.syscr, sample.wchar) == (io.read_chars, io.read_count, io.write_chars)
+        return sample if is_same and sample.state == "S" and (sample.vctx, sample.nvctx) == tuple(switches) else None
+
+    sample = until(agree)
+    assert sample.comm == "a) S 1\n(\ufffd b"
+    assert (sample.state, sample.ppid, sample.threads) == ("S", os.getpid(), known.num_threads())
+    # The kernel adds up per-CPU counters with a slack of some pages, in stat otherwise than in statm.
+    assert abs(sample.rss_bytes - known.memory_info().rss) < 1 << 20
+    assert sample.thread_states == {"S": 1}
+
+
+def test_work_shows_in_the_counters(start, reader, ref_of):
+    child = start(
+        "import sys, os\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+        "data = b'x' * 4_000_000\nos.write(os.open('/dev/null', os.O_WRONLY), data)\n"
+        "if os.fork() == 0:\n    sum(range(3_000_000)); os._exit(0)\n"
+        "os.wait(); sum(range(3_000_000)); print('done', flush=True); sys.stdin.read()"
+    )
+    ref = ref_of(child.pid)
+    before = reader.read(ref)
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "done\n"
+    after = reader.read(ref)
+    assert after.cpu_s > before.cpu_s
+    assert after.reaped_cpu_s > before.reaped_cpu_s == 0
+    assert after.reaped_minflt > before.reaped_minflt == 0
+    assert after.minflt - before.minflt > 900
+    assert after.wchar - before.wchar >= 4_000_000
+    assert after.syscw > before.syscw
+
+
+def test_a_process_that_vanishes_between_two_reads_is_none_and_its_descriptors_are_given_back(start, reader, ref_of):
+    child = start(IDLE)
+    ref = ref_of(child.pid)
+    open_before = len(os.listdir("/proc/self/fd"))
+    assert len(reader.read_all((ref,))) == 1
+    child.kill()
+    child.wait()
+    assert reader.read(ref) is None
+    assert reader.read_all(()) == ()
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_a_zombie_is_read_as_one(start, reader, ref_of):
+    child = start(IDLE)
+    ref = ref_of(child.pid)
+    child.kill()
+    assert until(lambda: (seen := reader.read(ref)) and seen.state == "Z")
+
+
+def test_another_process_under_the_same_pid_is_not_taken_for_the_first(start, reader, ref_of):
+    child = start(IDLE)
+    ref = ref_of(child.pid)
+    assert reader.read(msgspec.structs.replace(ref, start_ticks=ref.start_ticks - 1)) is None
+    assert reader.read(ref) is not None
+
+
+def test_without_kept_descriptors_the_same_is_read(start, ref_of):
+    child = start(IDLE)
+    ref = ref_of(child.pid)
+    keeping, forgetting = ProcessReader(), ProcessReader(most_kept=0)
+    open_before = len(os.listdir("/proc/self/fd"))
+    one = forgetting.read(ref)
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert one == keeping.read(ref)
+    keeping.close()
+
+
+def test_thread_states_of_a_threaded_process_come_every_few_ticks(start, reader, ref_of):
+    child = start("import threading, sys\nfor _ in range(4): threading.Thread(target=sys.stdin.read, daemon=True).start()\n" + IDLE)
+    ref = ref_of(child.pid)
+    states = [reader.read_all((ref,))[0].thread_states for _ in range(STATES_EVERY)]
+    assert states.count(None) == STATES_EVERY - 1
+    assert [sum(seen.values()) for seen in states if seen is not None] == [5]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user: run the tests as root once")
+@pytest.mark.parametrize("before", ["", "reader.read(ref)"], ids=["opened after", "opened before"])
+def test_io_of_another_user_is_none_and_the_rest_is_known(start, ref_of, before):
+    child = start(IDLE)
+    ref = ref_of(child.pid)
+    code = (
+        "import sys, os, msgspec\nfrom unsloth_watch.model.process import ProcessRef\n"
+        "from unsloth_watch.sense.procfs import ProcessReader\n"
+        f"reader, ref = ProcessReader(), ProcessRef(int(sys.argv[1]), int(sys.argv[2]))\n{before}\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "sys.stdout.buffer.write(msgspec.json.encode(reader.read(ref)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ref.pid), str(ref.start_ticks)], capture_output=True, check=True)
+    seen = msgspec.json.decode(done.stdout)
+    assert seen["comm"].startswith("python")
+    assert seen["vctx"] > 0
+    assert not {"rchar", "wchar", "syscr", "syscw", "read_bytes", "write_bytes"} & set(seen)
+
+
+@pytest.mark.quick
+def test_a_pid_that_nobody_has_is_none():
+    most = int(Path("/proc/sys/kernel/pid_max").read_text())
+    assert read_stat(most + 1) is None
+    assert ProcessReader().read(ProcessRef(most + 1, 1)) is None
+
+
+def test_in_a_large_job_counters_come_in_turns_and_are_repeated_between(start, reader, ref_of):
+    child = start(
+        "import sys, os\nprint('ready', flush=True)\nfor line in sys.stdin: bytearray(8_000_000); os.write(1, b'done' * 500 + b'\\n')"
+    )
+    ref = ref_of(child.pid)
+    assert reader.read(ref, is_detailed=False).wchar is None
+    first = reader.read(ref)
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    child.stdout.readline()
+    between = reader.read(ref, is_detailed=False)
+    assert between.minflt > first.minflt
+    assert between.wchar == first.wchar
+    assert reader.read(ref).wchar - first.wchar == 2001
