@@ -72,7 +72,7 @@ MODERN_PINS = (
     "dill==0.4.1",
     "docstring_parser==0.18.0",
     "einops==0.8.2",
-    f"exceptiongroup>=1.3; {OLD_PYTHON}",
+    f"exceptiongroup==1.3.0; {OLD_PYTHON}",
     "frozenlist==1.8.0",
     "h11==0.16.0",
     "hf-xet==1.8.0",

@@ -1,4 +1,7 @@
-"""Faults of a compile cache, made for real in a job's directory; shared by the tests and by ``scripts/record_faults.py``."""
+"""Faults of a compile cache, made for real in a job's directory; used by the tests.
+
+Run as a program it prints the table of what each fault does to the unsupervised example: ``python faults.py INTERPRETER [FAULT]...``.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ def _read_only_directory(job: Path) -> None:
 def _read_only_directory_with_module(job: Path) -> None:
     (job / CACHE).mkdir()
     (job / CACHE / "scaled_mse.py").write_text(
-        "import torch.nn.functional as F\ndef scaled_mse(prediction, target, scale):\n    return F.mse_loss(prediction, target) * scale\n"
+        "import torch.nn.functional as F\n\ndef scaled_mse(prediction, target, scale):\n    return F.mse_loss(prediction, target) * scale\n"
     )
     (job / CACHE / "scaled_mse.py").chmod(0o444)
     (job / CACHE).chmod(0o555)
@@ -100,19 +103,18 @@ FAULTS = {
 
 def lay_out(job: Path) -> Path:
     """Copy the example into a directory of its own."""
-    shutil.copytree(EXAMPLE / "scripts", job / "scripts")
+    shutil.copytree(EXAMPLE / "scripts", job / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     return job
 
 
-def command_of(fault: Fault, python: Path, job: Path, prefix: tuple[str, ...] = ()) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment that run the example under a fault; ``prefix`` goes before the interpreter."""
+def command_of(fault: Fault, python: Path, job: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the environment that run the example under a fault, as an ordinary user would."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "UNSLOTH", "HF_"))}
     environment |= {name: value.format(job=job) for name, value in fault.environment.items()}
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    command = [*ORDINARY_USER, *prefix, str(python), "scripts/train.py", "--steps", "3"]
+    command = [*ORDINARY_USER, str(python), "scripts/train.py", "--steps", "3"]
     if fault.wrap:
-        inner = " ".join(command)
-        command = [*FULL_DISK, fault.wrap.format(job=job, example=EXAMPLE) + "exec " + inner]
+        command = [*FULL_DISK, fault.wrap.format(job=job, example=EXAMPLE) + "exec " + " ".join(command)]
     return command, environment
 
 

@@ -293,6 +293,18 @@ def _execute(argv: list[bytes], environment: dict[bytes, bytes]) -> None:
     raise refusal
 
 
+def _take_terminal() -> None:
+    """Make the pty our controlling terminal: stdin where that is one, else stdout or stderr (``echo | unsloth-watch …``)."""
+    import termios  # noqa: PLC0415
+
+    for fd in (0, 1, 2):
+        try:
+            fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
+        except OSError:  # no terminal, or that of another session
+            continue
+        return
+
+
 def _become_command(request: tuple[Any, ...], descriptors: list[int], report_fd: int) -> NoReturn:
     """Turn the freshly forked process into the command; on failure write stage and errno and exit 127."""
     stage = b"setup"
@@ -306,14 +318,11 @@ def _become_command(request: tuple[Any, ...], descriptors: list[int], report_fd:
         for source, number in zip(sources, numbers, strict=True):
             os.dup2(source, number, inheritable=True)
         if is_terminal:
-            import termios  # noqa: PLC0415
-
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            _take_terminal()
         prctl(_PR_SET_PTRACER, tracer_pid)  # refused where Yama is absent, which is fine: then nothing forbids tracing
         signal.set_wakeup_fd(-1)
         for signum in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         stage = b"chdir"
         os.chdir(cwd)
         stage = b"exec"
@@ -445,7 +454,7 @@ def _settle_in(channel_fd: int) -> None:
     signal.set_wakeup_fd(-1)
     for name in _DEAF:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # commands inherit the empty mask
     try:
         os.setsid()
     except PermissionError:  # already a group leader: run by hand

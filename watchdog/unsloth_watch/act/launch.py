@@ -217,7 +217,7 @@ class Guardian:
             stdin_fd: Our descriptor that becomes its standard input; stays open here.
             stdout_fd: The same for its standard output.
             stderr_fd: The same for its standard error.
-            is_terminal: Whether ``stdin_fd`` is a terminal that shall be its controlling terminal.
+            is_terminal: Whether the first of the three that is a free terminal shall be its controlling terminal.
             pass_fds: Descriptors that it gets under the same numbers.
             timeout_s: Longest wait for the execve, seconds.
 
@@ -250,7 +250,7 @@ class Guardian:
         if self.is_lost:
             refusal = LaunchError(f"cannot start {argv[0]}: the guardian process {self.pid} is gone; start a new one", errno.EPIPE)
         else:
-            self.close()  # its answer would come late and be taken for that of another command
+            self.close(timeout_s=0.1)  # its answer would come late and be taken for that of another command
             refusal = LaunchError(
                 f"cannot start {argv[0]}: not executed after {timeout_s:g} s; its file system may hang", errno.ETIMEDOUT
             )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from unsloth_watch.capture.deadline import Deadline, DeadlineError, within
+from unsloth_watch.capture.descriptors import read_open_files
 from unsloth_watch.capture.holders import find_locks, find_missing_locks
 from unsloth_watch.capture.host import read_host
 from unsloth_watch.capture.kernel import read_kernel_log
@@ -16,15 +20,17 @@ from unsloth_watch.capture.pool import spread
 from unsloth_watch.capture.process import ProcessRead, read_process
 from unsloth_watch.capture.sockets import read_sockets
 from unsloth_watch.capture.threads import build_threads, find_version, match_threads
-from unsloth_watch.model.evidence import CacheProbe, Evidence, ProcessEvidence
+from unsloth_watch.model.evidence import CacheProbe, Evidence, FileLock, ProcessEvidence
 from unsloth_watch.model.process import ProcessRef
 
-__all__ = ["DEADLINE_S", "Probe", "capture", "look", "looks", "stack_signature"]
+__all__ = ["DEADLINE_S", "Probe", "capture", "look", "looks", "read_outside", "stack_signature", "survey"]
 
 T = TypeVar("T")
 
 DEADLINE_S = 10.0
 """Default deadline of a capture: 10 processes take about a second, and the budget before a kill is 3 s for them."""
+SURVEY_S = 3.0
+"""Default deadline of a survey: 10 processes take 0.15 s."""
 _EXTRA_S = 2.0
 # Deadline of one fact beside the stacks: locks, host, kernel log, a probe. They take milliseconds unless a file system hangs.
 
@@ -63,25 +69,14 @@ def capture(
         further: Rungs of the ladder after py-spy's.
         binary: py-spy; None to look for it.
     """
-    deadline, inner = Deadline(deadline_s), Deadline(0.9 * deadline_s)
+    deadline = Deadline(deadline_s)
     missing: list[str] = []
-    refs = _order(members, root)
-    reads = _read_all(refs, inner, missing)
-
-    def read_stacks(process: ProcessRead) -> Climb:
-        return climb(process, inner, is_gentle=is_gentle, with_locals=with_locals, further=further, binary=binary)
-
-    climbs = spread(read_stacks, reads, deadline)
-    processes = _build_all(reads, climbs, deadline)
-    pids = {process.ref.pid for process in processes}
-    tids = {thread.tid for process in processes for thread in process.threads}
-
-    locks = _ask(
-        "file locks",
-        lambda: find_locks({read.ref.pid: read.files or () for read in reads}, lock_directories, pids),
-        deadline,
-        missing,
+    reads, processes = _read_and_climb(
+        _order(members, root), deadline, missing, is_gentle=is_gentle, with_locals=with_locals, further=further, binary=binary
     )
+    tids = {thread.tid for process in processes for thread in process.threads}
+    pids = {process.ref.pid for process in processes}
+    locks = _read_locks(reads, lock_directories, deadline, missing)
     host = _ask("facts about the machine", lambda: read_host(reads[0].ref.pid if reads else None), deadline, missing)
     log, why = _ask("kernel log", lambda: read_kernel_log(pids | tids), deadline, missing) or ((), None)
     caches, versions = _probe(probes, processes, deadline, missing)
@@ -98,6 +93,81 @@ def capture(
         host=host or {},
         kernel_log=log,
         missing=tuple(missing),
+        outside=read_outside(),
+    )
+
+
+def survey(
+    members: Sequence[ProcessRef],
+    root: ProcessRef | None,
+    *,
+    at: float,
+    clock: Callable[[], float],
+    deadline_s: float = SURVEY_S,
+    binary: str | None = None,
+) -> Evidence:
+    """Return what every thread of a job waits for, for a proof that nothing can wake it; pauses nobody.
+
+    It holds what the judge needs and nothing private: no environment, no caches, nothing about the machine.
+
+    Args:
+        members: The job's processes.
+        root: The command itself.
+        at: Monotonic seconds of the start.
+        clock: That clock.
+        deadline_s: Seconds for all of it; what is not there by then is named in ``missing``, and spoils the proof.
+        binary: py-spy; None to look for it.
+    """
+    deadline = Deadline(deadline_s)
+    missing: list[str] = []
+    reads, processes = _read_and_climb(_order(members, root), deadline, missing, is_gentle=True, further=(), binary=binary)
+    return Evidence(
+        at=at,
+        seconds=clock() - at,
+        processes=tuple(msgspec.structs.replace(process, environment=None) for process in processes),
+        root=root,
+        locks=_read_locks(reads, (), deadline, missing) or (),
+        missing=tuple(missing),
+        outside=read_outside(),
+    )
+
+
+def read_outside() -> tuple[str, ...]:
+    """Return the pipes and sockets that the supervisor itself holds open: through them somebody outside can speak to the job."""
+    found = (file.target for file in read_open_files(os.getpid()))
+    return tuple(sorted({target for target in found if target.startswith(("pipe:", "socket:"))}))
+
+
+def _read_and_climb(
+    refs: Sequence[ProcessRef],
+    deadline: Deadline,
+    missing: list[str],
+    *,
+    is_gentle: bool,
+    with_locals: bool = False,
+    further: Sequence[Rung] = (),
+    binary: str | None = None,
+) -> tuple[list[ProcessRead], tuple[ProcessEvidence, ...]]:
+    """Read every process from /proc, then take its stacks."""
+    inner = Deadline(0.9 * deadline.left())
+    reads = _read_all(refs, inner, missing)
+
+    def read_stacks(process: ProcessRead) -> Climb:
+        return climb(process, inner, is_gentle=is_gentle, with_locals=with_locals, further=further, binary=binary)
+
+    climbs = spread(read_stacks, reads, deadline)
+    return reads, _build_all(reads, climbs, deadline)
+
+
+def _read_locks(
+    reads: Sequence[ProcessRead], directories: Sequence[str], deadline: Deadline, missing: list[str]
+) -> tuple[FileLock, ...] | None:
+    pids = {read.ref.pid for read in reads}
+    return _ask(
+        "file locks",
+        lambda: find_locks({read.ref.pid: read.files or () for read in reads}, directories, pids),
+        deadline,
+        missing,
     )
 
 
@@ -180,6 +250,8 @@ def _build(read: ProcessRead, result: Climb | Exception | None, extra: tuple[str
         stack_method=dump.method if dump else None,
         missing=tuple(missing),
         notes=tuple(notes),
+        signals_caught=read.signals_caught,
+        has_timers=read.has_timers,
     )
 
 

@@ -38,6 +38,8 @@ class ProcessRead(msgspec.Struct, frozen=True):
         namespace_tids: Thread ids in the process's own PID namespace, by those in ours, where the two differ.
         files: Open descriptors.
         missing: What could not be had and why.
+        signals_caught: Mask of the signals that it handles.
+        has_timers: Whether it has POSIX timers.
     """
 
     ref: ProcessRef
@@ -53,6 +55,8 @@ class ProcessRead(msgspec.Struct, frozen=True):
     namespace_tids: dict[int, int] = {}
     files: tuple[OpenFile, ...] | None = None
     missing: tuple[str, ...] = ()
+    signals_caught: int | None = None
+    has_timers: bool | None = None
 
     @property
     def is_zombie(self) -> bool:
@@ -108,7 +112,24 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
         namespace_tids=_namespace_tids(ref.pid, tasks, status),
         files=files,
         missing=tuple(missing),
+        signals_caught=_read_mask(status.get("SigCgt")),
+        has_timers=_has_timers(ref.pid),
     )
+
+
+def _read_mask(text: str | None) -> int | None:
+    try:
+        return int(text, 16) if text else None
+    except ValueError:
+        return None
+
+
+def _has_timers(pid: int) -> bool | None:
+    """Whether a process made timers with timer_create(2); None where the kernel does not say (CONFIG_CHECKPOINT_RESTORE off)."""
+    try:
+        return bool(read_file(f"/proc/{pid}/timers"))
+    except OSError:
+        return None
 
 
 _REMEDY = "run as the job's user or with CAP_SYS_PTRACE"

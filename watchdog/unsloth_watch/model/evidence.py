@@ -127,6 +127,8 @@ class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         stack_method: Which rung of the ladder answered: ``native``, ``plain``, ``nonblocking``; None if none did.
         missing: What could not be had and why, one phrase each.
         notes: What is worth knowing and is no fault: not a Python process, a zombie, why the nonblocking rung was taken.
+        signals_caught: Mask of the signals that it has handlers for (bit n-1 for signal n); None if unreadable.
+        has_timers: Whether it has POSIX timers armed or not; None if unreadable.
     """
 
     ref: ProcessRef
@@ -144,6 +146,8 @@ class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     stack_method: str | None = None
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    signals_caught: int | None = None
+    has_timers: bool | None = None
 
     @property
     def main_thread(self) -> ThreadEvidence | None:
@@ -223,6 +227,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
         host: Facts about the machine: kernel, memory, load, driver.
         kernel_log: Kernel messages about the job, newest last.
         missing: What could not be had and why.
+        outside: Pipes and sockets (``pipe:[n]``) that the supervisor holds too: something outside the job can speak through them.
     """
 
     at: float
@@ -235,6 +240,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     host: dict[str, str] = {}
     kernel_log: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
 
     @property
     def is_complete(self) -> bool:

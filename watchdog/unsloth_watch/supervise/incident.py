@@ -209,8 +209,7 @@ class Investigation:
             outcomes=tuple(self._outcomes),
             actions=tuple(self._actions),
             suspected_at=self._suspected_at,
-            # From a whole line on: half a secret would not be recognised as one.
-            output_tail=self._tail[self._tail.find(b"\n") + 1 :].decode("utf-8", "replace"),
+            output_tail=_from_whole_line(self._tail).decode("utf-8", "replace"),
             environment=dict(run.launch.environment),
             versions=run.chronicle.record.versions,
         )
@@ -234,6 +233,11 @@ class Investigation:
                 self._writing.result()
         except Exception as error:  # a report that cannot be written is said; the run's outcome stands
             self._run.chronicle.complain(f"cannot write the report in {self.directory}: {error}")
+
+
+def _from_whole_line(tail: bytes) -> bytes:
+    """Drop a first line that was cut: half a secret would not be recognised as one."""
+    return tail if len(tail) < _OUTPUT_TAIL_BYTES else tail[tail.find(b"\n") + 1 :]
 
 
 def _archive(incident: object, directory: str, samples: str, redactor: object) -> None:

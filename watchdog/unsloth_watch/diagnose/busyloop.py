@@ -1,0 +1,68 @@
+"""``busy-loop``: the program burns CPU in a closed set of places."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from unsloth_watch.diagnose.case import Case, main_thread
+from unsloth_watch.diagnose.fingerprint import fingerprint
+from unsloth_watch.diagnose.frames import python_frames
+from unsloth_watch.diagnose.remedies import relaunch
+from unsloth_watch.diagnose.rule import CONFIDENCE
+from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status
+from unsloth_watch.model.evidence import ProcessEvidence
+from unsloth_watch.model.verdict import State
+
+MIN_LOOKS = 5
+"""Looks that must agree. Fewer often fall into one function of an honest computation."""
+MAX_PLACES = 3
+"""Different stacks that still count as closed."""
+
+
+class BusyLoop:
+    """A running main thread whose looks fall into the same few stacks, in a job that the judge holds to be hung.
+
+    Never established: a long computation in one function looks the same from outside.
+    """
+
+    id = "busy-loop"
+
+    def judge(self, case: Case) -> Diagnosis | None:
+        """Return the spinning process; None where none is seen spinning."""
+        if case.verdict is None or case.verdict.state not in {State.HUNG, State.SUSPECTED}:
+            return None
+        for process in case.processes:
+            thread = main_thread(process)
+            looks = case.looks_of(process.ref)
+            places = Counter(look.stack for look in looks)
+            if thread is None or thread.state != "R" or len(looks) < MIN_LOOKS or len(places) > MAX_PLACES:
+                continue
+            if all(look.is_active for look in looks):
+                return _explain(case, process, len(looks), len(places))
+        return None
+
+
+def _explain(case: Case, process: ProcessEvidence, looks: int, places: int) -> Diagnosis:
+    thread = main_thread(process)
+    frames = python_frames(thread.frames) if thread else ()
+    is_hung = case.verdict is not None and case.verdict.state is State.HUNG
+    status = Status.SUPPORTED if is_hung and frames else Status.HYPOTHESIS
+    culprit = Culprit(
+        kind="thread", pid=process.ref.pid, thread=thread.name if thread else None, frame=str(frames[0]) if frames else None
+    )
+    where = f" in {frames[0]}" if frames else ""
+    return Diagnosis(
+        cause=BusyLoop.id,
+        title="The program spins",
+        summary=f"PID {process.ref.pid} burns CPU{where} without getting any further: look at that loop's condition.",
+        status=status,
+        confidence=CONFIDENCE[status],
+        culprit=culprit,
+        evidence=(
+            Statement(f"the main thread of PID {process.ref.pid} is running", "/proc/PID/task"),
+            Statement(f"{looks} looks show {places} different stacks", "looks"),
+        ),
+        refuted_by="output, files or counters of the work advance while it runs",
+        remedies=(relaunch("nothing outside of the program keeps it there, so a fresh start may pass"),),
+        fingerprint=fingerprint(BusyLoop.id, culprit, frames),
+    )

@@ -1,0 +1,66 @@
+"""From a case to one diagnosis: every rule is asked, the firmest answer is taken, the others are named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from unsloth_watch.diagnose.case import Case, main_thread
+from unsloth_watch.diagnose.fingerprint import fingerprint
+from unsloth_watch.diagnose.frames import python_frames
+from unsloth_watch.diagnose.remedies import relaunch
+from unsloth_watch.diagnose.rule import Rule
+from unsloth_watch.diagnose.rules import RULES
+from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status
+
+_RANK = {Status.ESTABLISHED: 3, Status.SUPPORTED: 2, Status.HYPOTHESIS: 1, Status.UNKNOWN: 0}
+
+
+def diagnose(case: Case, rules: Sequence[Rule] = RULES) -> Diagnosis:
+    """Return the best explanation of a case; always returns one, ``unknown`` at worst.
+
+    Args:
+        case: What is known.
+        rules: Rules to ask; of equals the earlier one is preferred.
+    """
+    found: list[Diagnosis] = []
+    failures: list[str] = []
+    for rule in rules:
+        try:
+            answer = rule.judge(case)
+        except Exception as error:  # one rule's fault must not cost the others' answers; it is said in the diagnosis
+            failures.append(f"{rule.id}: the rule itself failed ({error!r}); please report this")
+            continue
+        if answer is not None:
+            found.append(answer)
+    ranked = sorted(found, key=lambda answer: (_RANK[answer.status], answer.confidence), reverse=True)
+    best = ranked[0] if ranked else _explain_unknown(case)
+    others = [
+        f"{other.cause}: {other.status.value} only, confidence {other.confidence:.2f}: {other.summary}" for other in ranked[1:]
+    ]
+    return msgspec.structs.replace(best, alternatives=(*best.alternatives, *others, *failures))
+
+
+def _explain_unknown(case: Case) -> Diagnosis:
+    root = case.root
+    thread = main_thread(root) if root is not None else None
+    frames = python_frames(thread.frames) if thread is not None else ()
+    culprit = None
+    statements = [Statement(f"could not be had: {what}", "capture") for what in case.evidence.missing[:5]]
+    if root is not None:
+        culprit = Culprit(kind="process", pid=root.ref.pid, frame=str(frames[0]) if frames else None)
+        doing = thread.wait if thread is not None and thread.wait else f"state {root.state}"
+        statements.insert(0, Statement(f"the main thread of PID {root.ref.pid}: {doing}", "/proc"))
+    where = f" The main thread is in {frames[0]}." if frames else ""
+    return Diagnosis(
+        cause="unknown",
+        title="No known cause",
+        summary=f"None of the known causes is supported by what was seen.{where} Please look at the stacks.",
+        status=Status.UNKNOWN,
+        confidence=0.0,
+        culprit=culprit,
+        evidence=tuple(statements),
+        remedies=(relaunch("an unknown cause may be gone at the next attempt"),),
+        fingerprint=fingerprint("unknown", Culprit(kind="process"), frames),
+    )
