@@ -32,8 +32,6 @@ from pathlib import Path
 PROJECT = Path(__file__).resolve().parent.parent
 
 TORCH = "2.13.0"
-CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-"""PyTorch's own index of CPU wheels: asked only where pip as configured knows no ``+cpu`` wheel."""
 
 OLD_PYTHON = "python_version < '3.11'"
 NEW_PYTHON = "python_version >= '3.11'"
@@ -249,7 +247,6 @@ def _install_torch(pip: list[str]) -> None:
     """Install torch for the CPU: from pip's own sources, else from PyTorch's index, else whatever PyPI has for this machine."""
     attempts = (
         [f"torch=={TORCH}+cpu"],
-        ["--index-url", CPU_INDEX, "--retries", "1", "--timeout", "20", f"torch=={TORCH}+cpu"],
         # PyPI's wheel for x86-64 is CUDA's and needs its libraries to be imported: large, and it works.
         ["--deps", f"torch=={TORCH}"],
     )

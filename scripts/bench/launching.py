@@ -3,7 +3,7 @@
 usage: python scripts/bench/launching.py [--runs 15] [--peers] [--seconds 30] [--json PATH]
 
 All launchers take turns in one run, so that they meet the same machine. The command is date(1): it prints the moment at which it
-runs. ``--peers`` builds an environment with torchrun and NVIDIA's ft_launcher first.
+runs. ``--peers`` builds an environment with torchrun first.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ CHILDREN = 20
 def measure_launch(prefix: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """Return milliseconds to the command's own clock reading, and to the end of all."""
     began = time.time()
-    result = subprocess.run([*prefix, *DATE], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    command = [*prefix, *DATE]
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
     ended = time.time()
     moment = float(result.stdout.strip().splitlines()[-1])
     return 1000 * (moment - began), 1000 * (ended - began)
@@ -43,14 +44,19 @@ def read_cpu_s(pid: int) -> float:
 
 def read_rss_mb(pid: int) -> float:
     """Return the resident set in MB, shared pages included."""
-    return next(int(line.split()[1]) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")) / 1024
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
 def measure_steady(seconds: float, environment: dict[str, str]) -> dict[str, float]:
     """Return memory and CPU of the supervisor over a quiet job of 20 processes."""
-    job = f"import subprocess; [subprocess.Popen(['sleep', '1000']) for _ in range({CHILDREN - 1})]; print('ready', flush=True); input()"
+    job = (
+        f"import subprocess; [subprocess.Popen(['sleep', '1000']) for _ in range({CHILDREN - 1})]; "
+        "print('ready', flush=True); input()"
+    )
     command = [WATCH, "--stall-timeout", "1h", "--busy-timeout", "2h", "--", sys.executable, "-c", job]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(5)
@@ -71,7 +77,7 @@ def measure_steady(seconds: float, environment: dict[str, str]) -> dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--peers", action="store_true", help="also torchrun and ft_launcher (builds their environment)")
+    parser.add_argument("--peers", action="store_true", help="also torchrun (builds its environment)")
     parser.add_argument("--seconds", type=float, default=30, help="how long the steady state is watched")
     add_json_option(parser)
     options = parser.parse_args()
@@ -82,19 +88,16 @@ def main() -> None:
         "unsloth-watch": [WATCH, "--"],
     }
     if options.peers:
-        peers = python_of("peers")
-        launchers["torchrun"] = [str(peers), "-m", "torch.distributed.run", "--nproc-per-node=1", "--no-python"]
-        launchers["ft_launcher"] = [
-            str(peers.with_name("ft_launcher")), "--nproc-per-node=1", "--no-python", "--ft-param-rank_heartbeat_timeout=600"
-        ]  # fmt: skip
+        torchrun = [str(python_of("base")), "-m", "torch.distributed.run"]
+        launchers["torchrun"] = [*torchrun, "--nproc-per-node=1", "--no-python"]
     with tempfile.TemporaryDirectory() as state:
         environment = {**os.environ, "XDG_STATE_HOME": state}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in launchers}
         failed: dict[str, str] = {}
         for number in range(options.runs + 1):
             for name, prefix in launchers.items():
-                # The peers take seconds: a third of the rounds is enough for them.
-                if name in failed or (name in ("torchrun", "ft_launcher") and number % 3):
+                # It takes seconds: a third of the rounds is enough.
+                if name in failed or (name == "torchrun" and number % 3):
                     continue
                 try:
                     measured = measure_launch(prefix, environment)

@@ -61,6 +61,11 @@ class Counter(msgspec.Struct, frozen=True):
         return self.total is not None and self.best >= self.total
 
     @property
+    def is_nearly_complete(self) -> bool:
+        """Whether it got so far that a fall back means the next pass."""
+        return self.total is not None and self.best >= 0.95 * self.total
+
+    @property
     def is_clock(self) -> bool:
         """Whether it merely counts seconds (or milliseconds): it keeps step with the time that passed."""
         if len(self.intervals) < _CLOCK_ADVANCES or self.total is not None:
@@ -120,8 +125,9 @@ def _advance(before: Counter | None, reading: Reading, at: float) -> Counter | N
         return _moved(before, reading.value, at, (*before.recent, reading.value)[-_VALUES_KEPT:])
     if reading.value > before.best:
         return _moved(before, reading.value, at, before.recent)
-    if reading.value < before.best and before.is_complete:
-        # A bar that was full starts again: the next pass. Not its rhythm: the pause between passes is no step.
+    if reading.value < before.best and before.is_nearly_complete:
+        # A bar that was full (Trainer's evaluation bar is last drawn at 98 %) starts again: the next pass. The pause between passes
+        # is no step of its rhythm.
         return msgspec.structs.replace(before, best=reading.value, advanced_at=at, started_at=at, started_from=reading.value)
     return None
 

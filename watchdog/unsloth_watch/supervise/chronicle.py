@@ -30,7 +30,6 @@ class Chronicle:
         cwd: Its working directory.
         environment: The user's environment, for what in it is secret.
         say: Takes a line for people.
-        has_raw_terminal: Whether our terminal is in raw mode, where a line end alone does not go back to the left.
 
     Attributes:
         attempt: Number of the attempt that events belong to.
@@ -46,12 +45,10 @@ class Chronicle:
         cwd: str,
         environment: Mapping[str, str],
         say: Callable[[bytes], None],
-        has_raw_terminal: bool = False,
     ) -> None:
         self.attempt = 1
         self.redactor = Redactor(environment)
         self._write = say
-        self._line_end = b"\r\n" if has_raw_terminal else b"\n"
         self._verbosity = Verbosity.QUIET if settings.quiet else Verbosity.VERBOSE if settings.verbose else Verbosity.NORMAL
         self._events = EventLog(directory.events, directory.id, self.redactor, clock.wall, complain=self.complain)
         self._samples = SampleLog(directory.samples, self.redactor)
@@ -90,12 +87,11 @@ class Chronicle:
         self._say(f"unsloth-watch: {message}")
 
     def _say(self, line: str) -> None:
-        self._write(line.encode("utf-8", "replace") + self._line_end)
+        self._write(line.encode("utf-8", "replace") + b"\n")
 
     def speak_with(self, say: Callable[[bytes], None]) -> None:
         """Take another way for lines to people, where relay and terminal have ended."""
         self._write = say
-        self._line_end = b"\n"
 
     def sample(self, sample: Sample) -> None:
         """Keep a sample."""

@@ -58,7 +58,7 @@ class Launch:
         self.signals_fd = catch_signals()
 
     def start(self, attempt: int, remedied: Mapping[str, str | None]) -> Started:
-        """Start an attempt; ``streams`` holds its output afterwards.
+        """Start an attempt; ``streams`` holds its output afterwards, to be relayed and then handed over.
 
         Args:
             attempt: Its number, from 1.
@@ -84,9 +84,6 @@ class Launch:
         except WatchError:
             streams.abandon()
             raise
-        streams.hand_over()
-        if streams.terminal is not None:
-            streams.terminal.start()
         self.streams = streams
         return self.started
 

@@ -62,7 +62,6 @@ class Run:
             cwd=launch.cwd,
             environment=launch.environment,
             say=relay.say if relay is not None else _say_directly,
-            has_raw_terminal=launch.streams.is_controlling,
         )
         if launch.warning is not None:
             self.chronicle.complain(launch.warning)
@@ -307,6 +306,7 @@ class Run:
             return
         if self.relay is not None:
             self.relay.attach(self.launch.streams.relayed)
+        self.launch.streams.hand_over()
         if self.investigation is not None:
             self.investigation.note(f"attempt {self.attempt} started as PID {self.job.root.pid}")
             self.investigation.write()
@@ -428,6 +428,8 @@ def begin(launch: Launch, started: Started) -> Run:
     relay = None
     if launch.streams.relayed:
         relay = Relay.start(launch.streams.relayed, launch.directory.output, spill_folder=launch.directory.path)
+        relay.set_raw(launch.streams.is_controlling)
+    launch.streams.hand_over()
     return Run(launch, relay)
 
 

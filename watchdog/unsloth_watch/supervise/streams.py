@@ -72,16 +72,22 @@ class Streams:
         return writer
 
     def hand_over(self) -> None:
-        """Close our copies of what the command got, so that its end is seen; called once it runs."""
+        """Let go of what the command got, so that its end is seen; called once it runs and its output is being relayed.
+
+        A terminal whose last holder has gone loses what nobody is reading yet, hence not before.
+        """
         for fd in self._given:
             os.close(fd)
         self._given.clear()
         if self.terminal is not None:
             self.terminal.close_slave()
+            self.terminal.start()
 
     def abandon(self) -> None:
         """Close everything; after a launch that failed."""
-        self.hand_over()
+        for fd in self._given:
+            os.close(fd)
+        self._given.clear()
         for fd, _ in self.relayed:
             os.close(fd)
         self.relayed.clear()
