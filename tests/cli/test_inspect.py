@@ -1,0 +1,66 @@
+"""``inspect`` on real processes that nobody supervises."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from watched import PROGRAM
+
+
+@contextmanager
+def running(program: str) -> Iterator[int]:
+    """A Python program that has said it is ready."""
+    command = [sys.executable, "-u", "-c", f"print('ready')\n{program}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def inspect(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, "inspect", *words], capture_output=True, text=True, check=False)
+
+
+def test_a_stopped_process_is_hung_and_stays_as_it_was() -> None:
+    with running("import time; time.sleep(600)") as pid:
+        os.kill(pid, signal.SIGSTOP)
+        result = inspect(str(pid), "--json", "--seconds", "1")
+        assert psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    answer = json.loads(result.stdout)
+    assert (result.returncode, answer["answer"], answer["diagnosis"]["cause"]) == (1, "hung", "process-stopped")
+
+
+def test_a_process_that_computes_in_many_places_progresses() -> None:
+    program = "import random\ndef a(n): return sum(range(n))\ndef b(n): return a(n) + sorted(range(n))[0]\nwhile True: random.choice((a, b))(20000)"
+    with running(program) as pid:
+        result = inspect(str(pid))
+    assert result.returncode == 0
+    assert f"PID {pid} is progressing" in result.stdout
+
+
+def test_a_process_that_waits_for_nothing_known_is_undecided_and_shows_its_stack() -> None:
+    with running("import threading\ndef wait_for_it(): threading.Event().wait()\nwait_for_it()") as pid:
+        result = inspect(str(pid), "--seconds", "1")
+    assert result.returncode == 2
+    assert "wait_for_it" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "status", "phrase"), [("4194304", 3, "no process"), ("x", 64, "not a process id"), ("0", 64, "not a process id")]
+)
+def test_what_cannot_be_looked_at_is_said(word: str, status: int, phrase: str) -> None:
+    result = inspect(word)
+    assert result.returncode == status
+    assert phrase in result.stderr
