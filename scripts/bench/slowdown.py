@@ -27,7 +27,7 @@ def measure(prefix: list[str], python: Path) -> float:
     with tempfile.TemporaryDirectory() as place:
         environment = {**os.environ, "XDG_STATE_HOME": place, "PYTHONUNBUFFERED": "1"}
         began = time.monotonic()
-        subprocess.run([*prefix, str(python), str(JOB)], cwd=place, env=environment, check=True, capture_output=True)
+        subprocess.run([*prefix, str(python), str(JOB), "out"], cwd=place, env=environment, check=True, capture_output=True)
         return time.monotonic() - began
 
 
