@@ -66,7 +66,8 @@ def _describe_run_finished(event: Event) -> str:
 
 def _describe_attempt_started(event: Event) -> str:
     changes = event["env_changes"]
-    names = ", ".join(sorted(changes)) if changes else ""
+    # Our own markers differ in every attempt; what a remedy changed is the news.
+    names = ", ".join(sorted(name for name in changes if not name.startswith(("UNSLOTH_WATCH_", "NOTIFY_SOCKET", "WATCHDOG_"))))
     attempt = event["attempt"]
     return f"attempt {attempt} runs as PID {event['pid']}" + (f" with changed {names}" if names and attempt > 1 else "")
 
