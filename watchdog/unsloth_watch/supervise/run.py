@@ -155,12 +155,14 @@ class Run:
 
             self.phase = move(self.phase, Phase.CAPTURING)
             self.investigation = Investigation(self, self.watch, verdict, now, self._wake_fd)
-        elif not is_hung and self.watch.suspected_at is None:
-            self.is_reported = False
+        elif not is_hung:
             if self.phase is Phase.CAPTURING:
-                # It moved while the evidence was taken: not a hang after all. The task ends by itself, and nobody acts on it.
+                # It moved while the evidence was taken, or a sense was lost and the judge became more patient: no longer a verdict
+                # to act upon. The task ends by itself.
                 self.investigation = None
                 self.phase = move(self.phase, Phase.RUNNING)
+            if self.watch.suspected_at is None:
+                self.is_reported = False
 
     # A hang ---------------------------------------------------------------------------------------------------------------------
 
@@ -198,8 +200,7 @@ class Run:
         stage = termination.advance(now)
         for sent in termination.signals_sent[self._told_signals :]:
             name = signal.Signals(sent.signum).name
-            if self._reason == "hang" or len(sent.pids) > 0:
-                self.chronicle.event("attempt.terminating", reason=self._reason, signal=name, pids=list(sent.pids))
+            self.chronicle.event("attempt.terminating", reason=self._reason, signal=name, pids=list(sent.pids))
             if self.investigation is not None:
                 self.investigation.note(f"{name} to PID {', '.join(map(str, sent.pids[:8]))}{' …' if len(sent.pids) > 8 else ''}")
         self._told_signals = len(termination.signals_sent)
