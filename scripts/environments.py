@@ -120,6 +120,16 @@ MODERN_PINS = (
     "yarl==1.25.1",
 )
 
+PEER_PINS = (
+    "defusedxml==0.7.1",
+    "nvidia-ml-py==12.575.51",
+    "nvidia-resiliency-ext==0.4.1",
+    "psutil==7.2.2",
+    "pynvml==12.0.0",
+    "PyYAML==6.0.3",
+)
+"""Launchers to compare with: ft_launcher, and torchrun, which comes with torch."""
+
 NVIDIA_SMI = """#!/bin/sh
 # Stands in for NVIDIA's tool on machines without one: unsloth_zoo 2025.3.1 reads a memory line from it.
 echo "memory.used [MiB]"
@@ -163,6 +173,7 @@ ENVIRONMENTS = {
     "base": Environment(pins=BASE_PINS, has_torch=True, check="import torch, triton, torch.optim, torch.nn"),
     "founding": Environment(pins=("unsloth_zoo==2025.3.1",), base="base", has_stand_ins=True, check=IMPORT_CHECK),
     "modern": Environment(pins=MODERN_PINS, base="base", check=IMPORT_CHECK),
+    "peers": Environment(pins=PEER_PINS, base="base", check="import nvidia_resiliency_ext.fault_tolerance.launcher"),
 }
 
 
@@ -189,7 +200,7 @@ def python_of(name: str, root: Path | None = None) -> Path:
     """Return the interpreter of an environment, building it where it is missing.
 
     Args:
-        name: ``base``, ``founding`` or ``modern``.
+        name: ``base``, ``founding``, ``modern`` or ``peers``.
         root: Directory of all environments; `default_root` unless given.
 
     Raises:

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Records the captures that the rules are tested with: real programs that really wait, seen by the real capture.
 
-``python scripts/record_captures.py [NAME]...`` writes ``tests/data/captures/NAME.json``; without names, all of them, in 80 seconds.
+``python scripts/record_captures.py [NAME]...`` writes ``tests/data/captures/NAME.json``; without names, all of them, in 6 minutes.
+Names with ``zoo-`` are programs of ``tests/zoo``; their captures are reduced to what rules look at, so that the files stay small.
 Run it with the project's own interpreter. Paths of this machine are replaced by neutral ones.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -14,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -27,12 +29,27 @@ from unsloth_watch.capture.caches import probe_caches  # noqa: E402
 from unsloth_watch.capture.capture import capture, look  # noqa: E402
 from unsloth_watch.capture.process import read_start  # noqa: E402
 from unsloth_watch.capture.versions import read_versions  # noqa: E402
-from unsloth_watch.model.evidence import Evidence  # noqa: E402
+from unsloth_watch.diagnose import Case  # noqa: E402
+from unsloth_watch.model.evidence import Evidence, Frame, ProcessEvidence, ThreadEvidence  # noqa: E402
 from unsloth_watch.model.process import ProcessRef  # noqa: E402
-from unsloth_watch.model.sample import Look  # noqa: E402
+from unsloth_watch.model.sample import Look, Sample  # noqa: E402
 
 CAPTURES = PROJECT / "tests" / "data" / "captures"
 LOOKS = 6
+SETTLE_S = 3.0
+"""Seconds after a zoo program's own word: by then its tree stands, with torch too."""
+ZOO = (
+    "hang_abba", "hang_async_process", "hang_async_thread", "hang_asyncio_future", "hang_asyncio_locks", "hang_barrier",
+    "hang_condition", "hang_dataloader_fork_openmp", "hang_dataloader_worker_stuck", "hang_datasets_map_fork", "hang_event",
+    "hang_executor_nested", "hang_executor_worker_stopped", "hang_exit_atexit", "hang_exit_executor", "hang_exit_thread",
+    "hang_fifo", "hang_flock_inside", "hang_fork_handler_lock", "hang_fork_lock", "hang_gil_mutex", "hang_gloo_mismatch",
+    "hang_gloo_rank_missing", "hang_gloo_rank_stuck", "hang_grandchild", "hang_import_cycle", "hang_kept_by_daemon",
+    "hang_log_pipe", "hang_manager_lock", "hang_mp_barrier", "hang_mp_lock_killed", "hang_native_mutex",
+    "hang_native_mutex_gil", "hang_os_fork", "hang_pipe_stderr", "hang_pipe_stdin", "hang_pipe_stdout",
+    "hang_pool_worker_killed", "hang_queue_dead_process", "hang_queue_dead_thread", "hang_queue_feeder", "hang_queue_full",
+    "hang_rank_exit", "hang_rlock_future", "hang_self_lock", "hang_semaphore", "hang_signal_handler", "hang_sigwait",
+    "hang_socket_inside", "hang_three_locks", "hang_torch_queue_worker_killed", "hang_two_flocks",
+)  # fmt: skip
 
 STAND_IN = """
 import os, sys
@@ -63,6 +80,14 @@ FileBaton(os.path.join(os.environ["TORCH_EXTENSIONS_DIR"], "py311_cpu", "fused",
 FLOCK = 'import fcntl\nfile = open("shared.lock", "w")\nprint("ready", flush=True)\nfcntl.flock(file, fcntl.LOCK_EX)\n'
 SPIN = 'print("ready", flush=True)\ndef spin():\n    x = 0\n    while True:\n        x = (x + 1) % 7\nspin()\n'
 ASK = 'print("ready", flush=True)\nanswer = input("Overwrite the checkpoint? [y/N] ")\n'
+FUSE = """
+import os, sys
+print(os.getpid(), flush=True)
+def load_weights(path):
+    with open(path, "rb") as file:
+        return file.read(1 << 20)
+load_weights(os.path.join(sys.argv[1], "weights.bin"))
+"""
 SLEEP = 'import time\nprint("ready", flush=True)\ntime.sleep(3600)\n'
 
 
@@ -72,6 +97,7 @@ class Recorded(msgspec.Struct, frozen=True):
     name: str
     evidence: Evidence
     looks: tuple[Look, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
 
 class Stage:
@@ -85,6 +111,7 @@ class Stage:
         self.place = place
         (place / "scripts").mkdir()
         self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
 
     def start(self, python: Path | str, text: str | None, wait_for: bytes = b"ready", **environment: str) -> None:
         """Start a program as ``scripts/train.py`` and wait for its word; None is the founding example."""
@@ -108,12 +135,44 @@ class Stage:
                 return
         raise SystemExit(f"{python} ended before it said {wait_for!r}")
 
+    def start_zoo(self, program: str) -> None:
+        """Start a program of the zoo and wait until it hangs."""
+        (self.place / "zoo").mkdir()
+        path = PROJECT / "tests" / "zoo" / f"{program}.py"
+        needs = "\n# needs = []\n" not in path.read_text()
+        environment = {"PATH": "/usr/bin:/bin", "HOME": str(self.place), "ZOO_DIR": str(self.place / "zoo")}
+        self.process = subprocess.Popen(
+            [str(environments.python_of("modern")) if needs else sys.executable, str(path)],
+            cwd=self.place,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self.process.stdout is not None
+        if not any(b"ZOO HANG" in line for line in self.process.stdout):
+            raise SystemExit(f"{program} ended before it hung")
+        time.sleep(SETTLE_S)
+
+    def see_tree(self, name: str) -> Recorded:
+        """Capture the program and everything below it, reduced."""
+        assert self.process is not None
+        refs = [ProcessRef(pid, start) for pid in _walk(self.process.pid) if (start := read_start(pid)) is not None]
+        looks = []
+        for _ in range(LOOKS):
+            time.sleep(0.2)
+            looks.append(look(refs[0]))
+        evidence = capture(refs, refs[0], at=0.0, clock=lambda: 0.0)
+        processes = tuple(_reduce(process) for process in evidence.processes)
+        evidence = msgspec.structs.replace(evidence, processes=processes, outside=())
+        return Recorded(name, evidence, tuple(item for item in looks if item is not None))
+
     def see(self, name: str, is_good: Callable[[Evidence], bool] = lambda _: True) -> Recorded:
         """Capture the program; several times where the first captures miss what is wanted."""
-        assert self.process is not None
-        start = read_start(self.process.pid)
+        pid = self.pid if self.process is None else self.process.pid
+        start = read_start(pid)
         assert start is not None
-        ref = ProcessRef(self.process.pid, start)
+        ref = ProcessRef(pid, start)
         for _ in range(60):
             looks = []
             for _ in range(LOOKS):
@@ -125,10 +184,42 @@ class Stage:
         raise SystemExit(f"{name}: no capture shows what is wanted")
 
     def close(self) -> None:
-        """End the program."""
+        """End the program and everything below it."""
         if self.process is not None:
-            self.process.kill()
+            for pid in list(_walk(self.process.pid)):  # all of them before the first is gone, which orphans the others
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.communicate()
+
+
+def _walk(pid: int) -> Iterator[int]:
+    """Yield a process and everything below it, parents first."""
+    yield pid
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+                yield from _walk(int(child))
+
+
+def _reduce(process: ProcessEvidence) -> ProcessEvidence:
+    """Return a process without its environment, its files, and the native frames outside of the innermost Python one."""
+    kept = tuple(item for item in process.descriptors or () if item.target.startswith(("pipe:", "socket:", "anon_inode:", "/tmp/")))
+    threads = tuple(_reduce_stack(thread) for thread in process.threads)
+    return msgspec.structs.replace(process, environment=None, descriptors=kept, threads=threads, limits={}, notes=())
+
+
+def _reduce_stack(thread: ThreadEvidence) -> ThreadEvidence:
+    frames: list[Frame] = []
+    depths: dict[int, int] = {}
+    is_inner = True
+    for depth, frame in enumerate(thread.frames):
+        is_inner = is_inner and frame.is_native
+        if is_inner or not frame.is_native:
+            depths[depth] = len(frames)
+            frames.append(frame)
+    lines = tuple(msgspec.structs.replace(line, depth=depths[line.depth]) for line in thread.lines)
+    loops = tuple(msgspec.structs.replace(loop, depth=depths[loop.depth]) for loop in thread.loops)
+    return msgspec.structs.replace(thread, frames=tuple(frames), lines=lines, loops=loops)
 
 
 def _python(name: str) -> Path:
@@ -211,6 +302,25 @@ def _spin(stage: Stage) -> Recorded:
     return stage.see("spin", lambda evidence: evidence.processes[0].threads[0].state == "R")
 
 
+def _fuse(stage: Stage) -> Recorded:
+    """A read from a file system whose program does not answer, in a private mount namespace; needs root and /dev/fuse."""
+    mounted = stage.place / "models"
+    mounted.mkdir()
+    reader = stage.place / "scripts" / "train.py"
+    reader.write_text(FUSE)
+    command = [sys.executable, str(PROJECT / "tests" / "stalledfuse.py"), str(mounted), sys.executable, str(reader), str(mounted)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        if server.stdout.readline() != "mounted\n":
+            raise SystemExit("no FUSE here")
+        stage.pid = int(server.stdout.readline())
+        try:
+            return stage.see("fuse-stalled", lambda evidence: evidence.processes[0].threads[0].call == "read")
+        finally:
+            assert server.stdin is not None
+            server.stdin.close()
+
+
 def _sleep(stage: Stage) -> Recorded:
     stage.start(sys.executable, SLEEP)
     return stage.see("sleep")
@@ -228,7 +338,50 @@ STAGES: dict[str, Callable[[Stage], Recorded]] = {
     "stdin": _stdin,
     "spin": _spin,
     "sleep": _sleep,
+    "fuse-stalled": _fuse,
 }
+
+
+def _stage_zoo(program: str) -> Callable[[Stage], Recorded]:
+    def record(stage: Stage) -> Recorded:
+        stage.start_zoo(program)
+        return stage.see_tree(f"zoo-{program}")
+
+    return record
+
+
+STAGES.update({f"zoo-{program}": _stage_zoo(program) for program in ZOO})
+
+
+BENCHED = (
+    "hang_accept", "hang_busy_silent", "hang_busy_steps", "hang_child_prompt", "hang_cpp_extension_lock", "hang_fcntl_outside",
+    "hang_file_baton", "hang_filelock_outside", "hang_getpass_tty", "hang_hub_half", "hang_hub_silent", "hang_import_retry",
+    "hang_inductor_lock", "hang_input_pipe", "hang_input_tty", "hang_lockfile_loop", "hang_missing_directory", "hang_native_spin",
+    "hang_native_spin_gil", "hang_noise_append", "hang_noise_spinner", "hang_poll_child_log", "hang_poll_path", "hang_poll_port",
+    "hang_regex", "hang_requests_half", "hang_retry_503", "hang_softfilelock_stale", "hang_ttin", "hang_urlopen_silent",
+    "hang_wandb_prompt",
+)  # fmt: skip
+"""Programs of the zoo that need a terminal, an open pipe, somebody outside, or samples over some seconds: seen as the benchmark of
+the diagnosis sees them."""
+
+
+def _stage_benched(name: str) -> Callable[[Stage], Recorded]:
+    def record(stage: Stage) -> Recorded:
+        saved = stage.place / "cases"
+        bench = [sys.executable, str(PROJECT / "scripts" / "bench" / "diagnosis.py"), "--only", name, "--save", str(saved)]
+        subprocess.run(bench, check=True, stdout=subprocess.DEVNULL)
+        case = msgspec.json.decode((saved / f"{name}.json").read_bytes(), type=Case)
+        processes = tuple(
+            msgspec.structs.replace(_reduce(process), descriptors=process.descriptors) for process in case.evidence.processes
+        )
+        evidence = msgspec.structs.replace(case.evidence, processes=processes, outside=(), caches=(), devices=())
+        samples = tuple(msgspec.structs.replace(one, files=None, surveys=()) for one in (case.samples[0], case.samples[-1]))
+        return Recorded(f"zoo-{name}", evidence, case.looks, samples)
+
+    return record
+
+
+STAGES.update({f"zoo-{name}": _stage_benched(name) for name in BENCHED})
 
 
 def _is_asleep(evidence: Evidence) -> bool:
@@ -271,7 +424,8 @@ def main(names: list[str]) -> None:
             recorded = msgspec.structs.replace(
                 recorded, evidence=msgspec.structs.replace(recorded.evidence, host={}, kernel_log=(), missing=())
             )
-            text = msgspec.json.format(msgspec.json.encode(recorded)).decode()
+            raw = msgspec.json.encode(recorded)
+            text = (raw if name.startswith("zoo-") else msgspec.json.format(raw)).decode()
             (CAPTURES / f"{name}.json").write_text(_anonymise(text, place) + "\n")
             print(f"{name}: {len(text)} bytes", flush=True)
 

@@ -94,7 +94,9 @@ def test_hanging_programs_say_when_and_can_be_cured_by_a_relaunch():
 def test_programs_that_use_the_same_outside_helper_name_its_file_in_the_head():
     for program in read_zoo():
         text = program.path.read_text()
-        assert bool(program.outside) == ("zoo.outside(" in text or "zoo.port(" in text), program.name
+        calls = ("zoo.outside(", "zoo.port(", "zoo.ask_waker(")
+        assert bool(program.outside) == any(call in text for call in calls), program.name
+        assert ("zoo.ask_waker(" in text) == (program.outside == ("wake", "waker")), program.name
         if program.outside and program.outside[0] == "serve":
             assert f'zoo.port("{program.outside[1]}")' in text or f"zoo.port('{program.outside[1]}')" in text, program.name
 

@@ -35,7 +35,7 @@ class Watched:
     def environment(self, **more: str) -> dict[str, str]:
         """The test's own environment without what would change buffering."""
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-        return {**environment, "XDG_STATE_HOME": str(self.place / "state"), **more}
+        return {**environment, "XDG_STATE_HOME": str(self.place / "state"), "XDG_CACHE_HOME": str(self.place / "cache"), **more}
 
     def start(self, *words: str, options: tuple[str, ...] = (), **keywords: Any) -> subprocess.Popen[bytes]:
         """Start a command under supervision."""

@@ -12,12 +12,14 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 from unsloth_watch.sense.files import FileReader
 from unsloth_watch.sense.gpu import GpuReader
+from unsloth_watch.sense.inetdiag import InetDiag
 from unsloth_watch.sense.output import OutputReader
 from unsloth_watch.sense.procfs import ProcessReader
 from unsloth_watch.sense.sampler import Sampler
@@ -79,6 +81,21 @@ def measure_tree(count, ticks, pause_s):
         guardian.wait()
 
 
+def measure_connections(count, ticks):
+    """Return what one question to the kernel costs, CPU µs, with so many more TCP sockets on the host, 20 of them the job's."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        ends = []
+        for _ in range(count // 2):
+            ends += [socket.create_connection(listener.getsockname()), listener.accept()[0]]
+        wanted = {os.fstat(end.fileno()).st_ino for end in ends[:20]}
+        diag = InetDiag()
+        cost = measure(lambda: diag.list_sockets(wanted), ticks, 0.0)
+        diag.close()
+        for end in ends:
+            end.close()
+    return {"sockets": count, "us": round(cost, 1)}
+
+
 def main():
     """Measure, print a table, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -92,12 +109,25 @@ def main():
     print("CPU µs a tick\n" + "  ".join(f"{name:>20}" for name in names))
     for row in rows:
         print("  ".join(f"{row[name]:>20}" for name in names))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 16_000 if hard == resource.RLIM_INFINITY else min(16_000, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    connections = [measure_connections(count, options.ticks) for count in (0, 60, 600, 6000) if count + 100 < most]
+    print("CPU µs to ask for TCP connections: " + ", ".join(f"{row['us']:g} with {row['sockets']} sockets" for row in connections))
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak resident memory of this process: {peak_mb:.1f} MB")
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump(
-                {"kernel": os.uname().release, "python": sys.version.split()[0], "peak_mb": peak_mb, "rows": rows}, file, indent=1
+                {
+                    "kernel": os.uname().release,
+                    "python": sys.version.split()[0],
+                    "peak_mb": peak_mb,
+                    "rows": rows,
+                    "connections": connections,
+                },
+                file,
+                indent=1,
             )
 
 

@@ -201,3 +201,39 @@ def test_a_manifest_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: 
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(MendError, match="by hand"):
         read_manifest(str(tmp_path))
+
+
+def test_a_file_that_another_job_has_taken_meanwhile_stays(tmp_path: Path):
+    """Two supervisors on one cache: the first has moved the lock aside, and its job builds again."""
+    lock = tmp_path / "lock"
+    with lock.open("w"):
+        applied = mend(tmp_path, Remedy("q", "why", "filesystem", quarantine=(str(lock),)))
+        assert applied.changes == ()
+        assert f"PID {os.getpid()} has it open" in applied.refused[0]
+    assert lock.exists()
+
+
+def test_the_users_own_setting_stays_unless_it_is_part_of_the_cause(tmp_path: Path):
+    user = {"WANDB_MODE": "online", "TMPDIR": "/mine", "PYTHONPATH": "/mine", "UNSLOTH_LOCK_TIMEOUT": "-1"}
+    remedy = Remedy(
+        "r",
+        "why",
+        "environment",
+        environment={"WANDB_MODE": "offline", "TMPDIR": "/new", "UNSLOTH_LOCK_TIMEOUT": None, "NEW": "1"},
+        prepend_path={"PYTHONPATH": "/job"},
+        overrides=("TMPDIR",),
+    )
+    applied = apply(remedy, user, str(tmp_path / "p"), str(tmp_path / "q"), lambda: False, user=user)
+    assert applied.environment == {"WANDB_MODE": "online", "TMPDIR": "/new", "PYTHONPATH": "/job:/mine", "NEW": "1"}
+    assert applied.refused == ("WANDB_MODE=online stays: you set it, and nothing shows that it is the cause",)
+    # What an earlier remedy set is not the user's.
+    later = apply(remedy, {"WANDB_MODE": "disabled"}, str(tmp_path / "p"), str(tmp_path / "q"), lambda: False, user=user)
+    assert later.environment["WANDB_MODE"] == "offline"
+
+
+def test_an_empty_standard_input_is_given_unless_the_user_chose_one(tmp_path: Path):
+    remedy = Remedy("stdin-null", "why", "environment", stdin="null")
+    assert [change.kind for change in mend(tmp_path, remedy).changes] == ["stdin"]
+    kept = apply(remedy, {}, str(tmp_path / "p"), str(tmp_path / "q"), lambda: False, is_input_free=False)
+    assert kept.changes == ()
+    assert "--stdin" in kept.refused[0]

@@ -96,6 +96,7 @@ class Window:
             stderr=slave,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
+            env={**os.environ, "PYTHON_COLORS": "0"},  # 3.13 paints tracebacks on a terminal
         )
         os.close(slave)
         theirs.close()

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unsloth_watch.capture.connections import parse_connections
 from unsloth_watch.capture.deadline import own_pids
 from unsloth_watch.capture.host import read_cgroup, read_host
 from unsloth_watch.capture.kernel import parse_record, read_kernel_log, select_lines
 from unsloth_watch.capture.permission import check_trace, explain_refusal
-from unsloth_watch.capture.sockets import parse_sockets
 
 
 def test_the_facts_of_this_machine_are_numbers():
@@ -69,7 +69,7 @@ def test_a_record_of_the_kernel_becomes_a_line():
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_parsers(raw):
     parse_record(raw)
-    parse_sockets(b"head\n" + raw, "tcp")
+    parse_connections(b"head\n" + raw, "tcp")
 
 
 def test_the_kernel_log_is_read_or_the_reason_is_said():
@@ -83,9 +83,11 @@ def test_a_socket_table_gives_both_ends():
         b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
         b"   0: 0100007F:1F90 0200000A:01BB 01 00000005:00000000 00:00000000 00000000     0        0 4711 1 0\n"
     )
-    assert parse_sockets(raw, "tcp") == {4711: "tcp 127.0.0.1:8080 → 10.0.0.2:443 ESTABLISHED, 5 B unsent, 0 B unread"}
+    found = parse_connections(raw, "tcp")
+    assert list(found) == [4711]
+    assert str(found[4711]) == "tcp 127.0.0.1:8080 → 10.0.0.2:443 ESTABLISHED, 5 B unsent, 0 B unread"
     raw = raw.replace(b"0100007F", b"00000000000000000000000001000000")
-    assert parse_sockets(raw, "tcp6")[4711].startswith("tcp6 [::1]:8080 → ")
+    assert str(parse_connections(raw, "tcp6")[4711]).startswith("tcp6 [::1]:8080 → ")
 
 
 def test_tracing_that_works_is_no_problem_and_leaves_no_child():

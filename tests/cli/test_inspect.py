@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def test_a_process_that_computes_in_many_places_progresses() -> None:
 
 
 def test_a_process_that_waits_for_nothing_known_is_undecided_and_shows_its_stack() -> None:
-    with running("import threading\ndef wait_for_it(): threading.Event().wait()\nwait_for_it()") as pid:
+    with running("import time\ndef wait_for_it(): time.sleep(600)\nwait_for_it()") as pid:
         result = inspect(str(pid), "--seconds", "1")
     assert result.returncode == 2
     assert "wait_for_it" in result.stdout
@@ -64,3 +65,39 @@ def test_what_cannot_be_looked_at_is_said(word: str, status: int, phrase: str) -
     result = inspect(word)
     assert result.returncode == status
     assert phrase in result.stderr
+
+
+def test_a_healthy_job_is_told_with_its_busiest_process_and_frame() -> None:
+    program = "import random\ndef step(n): return sum(range(n))\ndef rest(n): return step(n) + 1\nwhile True: random.choice((step, rest))(20000)"
+    with running(program) as pid:
+        result = inspect(str(pid), "--json")
+    answer = json.loads(result.stdout)
+    assert f"PID {pid} used" in answer["doing"]
+    assert "most often in" in answer["doing"]
+    assert answer["allow"] is None
+
+
+def test_a_wait_for_the_network_is_undecided_and_names_the_peer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        program = f"import socket\nclient = socket.create_connection(('127.0.0.1', {port}))\ndef fetch(): client.recv(1)\nfetch()"
+        with running(program) as pid:
+            result = inspect(str(pid), "--seconds", "1")
+    assert result.returncode == 2
+    assert "it may be network-stall" in result.stdout
+    assert f"127.0.0.1:{port}" in result.stdout
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
+def test_another_users_process_is_told_as_far_as_it_may_be_and_how_to_see_the_rest() -> None:
+    with running("import time; time.sleep(600)") as pid:
+        become = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+        command = [*become, *PROGRAM, "inspect", str(pid), "--seconds", "1"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode not in (0, 1, 2, 3):
+        pytest.skip(f"another user cannot run this interpreter: {result.stderr[-200:]}")
+    assert result.returncode == 2
+    assert f"system calls of PID {pid}: not readable" in result.stdout
+    assert f"stack of PID {pid}: no permission" in result.stdout
+    assert "to allow it: " in result.stdout
+    assert "CAP_SYS_PTRACE" in result.stdout

@@ -284,3 +284,34 @@ def test_help_and_version_answer(tmp_path: Path) -> None:
     for word, phrase in [("--help", "--stall-timeout DURATION"), ("--version", "unsloth-watch 0"), ("-h", "example:")]:
         result = subprocess.run([*PROGRAM, word], capture_output=True, text=True, check=True, cwd=tmp_path)
         assert phrase in result.stdout
+
+
+def test_where_the_caches_are_is_in_the_run_and_in_the_commands_environment(watched: Watched) -> None:
+    (watched.place / "keep").mkdir()
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    (watched.place / "venv" / "lib" / version / "site-packages" / "triton-3.7.0.dist-info").mkdir(parents=True)
+    (watched.place / "venv" / "bin").mkdir()
+    python = watched.place / "venv" / "bin" / "python"
+    python.symlink_to(os.path.realpath(sys.executable))
+    status, out, _ = watched.run(
+        str(python), "-c", "import os; print(os.environ['TRITON_CACHE_DIR'])", options=("--cache", "keep/x")
+    )
+    place = str(watched.place / "keep" / "x" / "triton")
+    assert (status, out.decode().strip()) == (0, place)
+    (choice,) = watched.summary()["caches"]
+    assert choice == {"cache": "triton", "variable": "TRITON_CACHE_DIR", "path": place, "why": "--cache names the place"}
+    (started,) = watched.events("attempt.started")
+    assert started["env_changes"]["TRITON_CACHE_DIR"] == place
+    assert started["env_reasons"] == {"TRITON_CACHE_DIR": "--cache names the place"}
+    assert watched.summary()["settings"]["cache"] == {"value": "keep/x", "source": "--cache"}
+
+
+def test_caches_are_pruned_before_the_launch_where_that_is_asked_for(watched: Watched) -> None:
+    entry = watched.place / "home" / ".triton" / "cache" / ("A" * 52)
+    entry.mkdir(parents=True)
+    (entry / "kernel.cubin").touch()
+    os.utime(entry / "kernel.cubin", (1e9, 1e9))
+    environment = watched.environment(HOME=str(watched.place / "home"))
+    status, out, err = watched.run("ls", str(entry.parent), options=("--cache-prune", "30d"), env=environment)
+    assert (status, out) == (0, b"")
+    assert b"caches pruned before the launch" in err

@@ -8,7 +8,7 @@ import msgspec
 
 from unsloth_watch.diagnose import Case
 from unsloth_watch.model.evidence import Evidence
-from unsloth_watch.model.sample import Look
+from unsloth_watch.model.sample import Look, Sample
 from unsloth_watch.model.verdict import State, Verdict
 
 CAPTURES = Path(__file__).resolve().parents[1] / "data" / "captures"
@@ -21,11 +21,12 @@ class Recorded(msgspec.Struct, frozen=True):
     name: str
     evidence: Evidence
     looks: tuple[Look, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
 
 def case_of(name: str, verdict: Verdict | None = None) -> Case:
     recorded = msgspec.json.decode((CAPTURES / f"{name}.json").read_bytes(), type=Recorded)
-    return Case(recorded.evidence, verdict, recorded.looks)
+    return Case(recorded.evidence, verdict, recorded.looks, recorded.samples)
 
 
 def replace(case: Case, **changes: object) -> Case:

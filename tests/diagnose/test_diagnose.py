@@ -12,7 +12,7 @@ from unsloth_watch.diagnose import Case, diagnose
 from unsloth_watch.diagnose.fingerprint import fingerprint, normalise
 from unsloth_watch.diagnose.frames import find_frames, is_module, module_of, read_look
 from unsloth_watch.diagnose.knowledge import KINDS, known_frames, read_knowledge
-from unsloth_watch.diagnose.remedies import BUILDERS
+from unsloth_watch.diagnose.remedies import REMEDIES
 from unsloth_watch.diagnose.rules import RULES
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Status
 from unsloth_watch.model.evidence import Evidence, Frame
@@ -45,7 +45,7 @@ def test_other_explanations_are_kept_as_alternatives():
     stopped = msgspec.structs.replace(case.evidence.processes[0], state="T")
     diagnosis = diagnose(msgspec.structs.replace(case, evidence=msgspec.structs.replace(case.evidence, processes=(stopped,))))
     assert diagnosis.cause == "process-stopped"
-    assert any(words.startswith("compile-cache-unusable: established") for words in diagnosis.alternatives)
+    assert any(words.startswith("compile-cache-unusable: as firm") for words in diagnosis.alternatives)
 
 
 def drop(value: Any, data: st.DataObject) -> Any:
@@ -148,7 +148,7 @@ def test_the_knowledge_is_sound_and_every_remedy_it_names_exists():
     frames = [frame for kind in KINDS for frame in known_frames(kind)]
     assert len(frames) > 10
     for frame in frames:
-        assert set(frame.remedies) <= set(BUILDERS)
+        assert set(frame.remedies) <= REMEDIES
 
 
 @pytest.mark.parametrize(

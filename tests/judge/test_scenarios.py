@@ -3,62 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from unsloth_watch.judge.memory import Memory
+from scenario import ROOT, hung_at, process, reading, replay, sample
 from unsloth_watch.judge.rules import Rules
-from unsloth_watch.judge.verdict import judge
-from unsloth_watch.model.process import ProcessRef, ProcessSample
-from unsloth_watch.model.sample import FileSample, GpuSample, Look, OutputSample, Reading, Sample
-from unsloth_watch.model.verdict import State, Verdict
+from unsloth_watch.model.sample import ConnectionSample, FileSample, GpuSample, Look, OutputSample, Reading, Sample
+from unsloth_watch.model.verdict import State
 
 pytestmark = pytest.mark.quick
-
-QUICK = Rules(stall_s=10.0, busy_s=1800.0)
-ROOT = ProcessRef(100, 1)
-
-
-def process(pid: int = 100, **changes: Any) -> ProcessSample:
-    """A sleeping process that does nothing, apart from ``changes``."""
-    plain = ProcessSample(
-        ref=ProcessRef(pid, 1), ppid=1, comm="python", state="S", utime_s=5.0, stime_s=0.0, reaped_cpu_s=0.0, minflt=1000, majflt=0,
-        reaped_minflt=0, threads=1, rss_bytes=500 << 20, vctx=0, nvctx=0, rchar=0, wchar=0, syscr=0, syscw=0, read_bytes=0,
-        write_bytes=0, has_gpu=False,
-    )  # fmt: skip
-    return msgspec.structs.replace(plain, **changes)
-
-
-def sample(at: float, *processes: ProcessSample, **more: Any) -> Sample:
-    """A sample with all senses present."""
-    more.setdefault("output", OutputSample(0, 0))
-    more.setdefault("files", ())
-    more.setdefault("gpus", ())
-    return Sample(at=at, wall=at, processes=processes or (process(),), **more)
-
-
-def replay(samples: Iterable[Sample], rules: Rules = QUICK) -> Iterator[Verdict]:
-    """Yield the verdict of each sample."""
-    memory = Memory()
-    for one in samples:
-        memory, verdict = judge(memory, one, rules)
-        yield verdict
-
-
-def hung_at(make: Callable[[float], Sample], seconds: float, rules: Rules = QUICK, every: float = 1.0) -> float | None:
-    """Return when a job that ``make`` describes is first called hung, None if it is not within ``seconds``."""
-    ticks = (make(i * every) for i in range(round(seconds / every) + 1))
-    return next((verdict.at for verdict in replay(ticks, rules) if verdict.state is State.HUNG), None)
-
-
-def reading(value: float, total: float | None = None, name: str = "n/total", shape: str = "aaaaaaaa") -> OutputSample:
-    """Output with one counter."""
-    return OutputSample(0, 0, (Reading(shape, name, value, total),))
 
 
 def test_a_silent_idle_job_is_hung_at_the_stall_timeout_and_not_before() -> None:
@@ -190,6 +146,17 @@ def test_a_spin_in_mid_way_with_one_stack_gets_twice_the_stall_timeout() -> None
     assert at == pytest.approx(30 + 20, abs=2)
 
 
+def test_quick_steps_of_which_each_sample_holds_several_make_a_rhythm_too() -> None:
+    look = Look(ROOT, "cccccccc", ("spin (train.py:7)",), True)
+
+    def spinning(at: float) -> Sample:
+        steps = tuple(Reading("aaaaaaaa", "step", 5 * at + n, 100) for n in range(5))
+        output = OutputSample(0, 0, steps if 1 <= at <= 2 else ())
+        return sample(at, process(utime_s=5 + at), output=output, looks=(look,) if at > 2 else ())
+
+    assert hung_at(spinning, 300) == pytest.approx(2 + 20, abs=2)
+
+
 def test_a_silent_evaluation_on_the_cpu_is_left_alone_because_its_stacks_keep_moving() -> None:
     def evaluating(at: float) -> dict[str, Any]:
         return {"looks": (Look(ROOT, f"{int(at * 7) % 23:08x}", ("forward (model.py:7)",), True),)}
@@ -217,7 +184,7 @@ def test_unreadable_processes_are_no_silence() -> None:
     assert hung_at(lambda at: msgspec.structs.replace(sample(at), processes=None), 600) is None
 
 
-@pytest.mark.parametrize("sense", ["files", "output"])
+@pytest.mark.parametrize("sense", ["files", "output", "connections"])
 def test_without_a_sense_the_judge_is_slower_and_says_so(sense: str) -> None:
     verdicts = list(replay(msgspec.structs.replace(sample(float(at)), **{sense: None}) for at in range(21)))
     assert [verdict.at for verdict in verdicts if verdict.state is State.HUNG] == [20.0]
@@ -243,66 +210,8 @@ def test_looks_are_asked_for_rarer_and_rarer() -> None:
     assert gaps[-1] > 2 * gaps[0]
 
 
-samples_of = st.lists(
-    st.tuples(
-        st.sampled_from([0.0, 0.034, 0.099, 0.1, 0.101, 0.6, 1.0]),  # cores
-        st.sampled_from([0, 1, 255, 1023, 1024, 1025, 1 << 20]),  # file bytes a second
-        st.sampled_from([0, 65535, 65536, 65537]),  # storage bytes a second
-        st.sampled_from([0, 199, 200, 201]),  # faults a second
-        st.sampled_from([0, 1]),  # counter steps
-    ),
-    min_size=12,
-    max_size=40,
-)
-
-
-def job(
-    flows: list[tuple[float, int, int, int, int]], shift: float = 0.0, extra_steps: frozenset[int] = frozenset()
-) -> list[Sample]:
-    """Samples of a job with these flows at each second."""
-    cpu = file = storage = faults = steps = 0.0
-    made = []
-    for at, (core, file_rate, storage_rate, fault_rate, step) in enumerate(flows):
-        cpu, file, storage, faults = cpu + core, file + file_rate, storage + storage_rate, faults + fault_rate
-        steps += step or at in extra_steps
-        one = process(utime_s=cpu, write_bytes=int(storage), minflt=int(faults))
-        made.append(
-            sample(
-                at + shift, one, process(300), files=(FileSample(1, 1, "/f", int(file), None, True),), output=reading(steps, 1000)
-            )
-        )
-    return made
-
-
-@given(samples_of, st.sampled_from([-50.0, 0.5, 1e6]))
-def test_shifting_the_clock_changes_nothing(flows: list[tuple[float, int, int, int, int]], shift: float) -> None:
-    states = [verdict.state for verdict in replay(job(flows))]
-    assert states == [verdict.state for verdict in replay(job(flows, shift))]
-
-
-@given(samples_of, st.sets(st.integers(0, 39)))
-def test_more_work_never_brings_a_hang_nearer(flows: list[tuple[float, int, int, int, int]], extra: set[int]) -> None:
-    before = [verdict.state is State.HUNG for verdict in replay(job(flows))]
-    after = [verdict.state is State.HUNG for verdict in replay(job(flows, extra_steps=frozenset(extra)))]
-    # A rhythm that is learned may shorten the busy timeout, which no list here reaches.
-    assert all(b or not a for b, a in zip(before, after, strict=True))
-
-
-@given(samples_of)
-def test_the_order_of_processes_is_irrelevant(flows: list[tuple[float, int, int, int, int]]) -> None:
-    turned = [msgspec.structs.replace(one, processes=one.processes[::-1]) for one in job(flows) if one.processes is not None]
-    assert [v.state for v in replay(job(flows))] == [v.state for v in replay(turned)]
-
-
-@given(samples_of, st.sampled_from(["files", "output", "gpus", "processes"]))
-def test_none_never_counts_as_silence(flows: list[tuple[float, int, int, int, int]], sense: str) -> None:
-    blind = [msgspec.structs.replace(one, **{sense: None}) for one in job([(0.0, 0, 0, 0, 0)] * len(flows))]
-    seen = job([(0.0, 0, 0, 0, 0)] * len(flows))
-    first_blind = next((v.at for v in replay(blind) if v.state is State.HUNG), float("inf"))
-    first_seen = next((v.at for v in replay(seen) if v.state is State.HUNG), float("inf"))
-    assert first_blind >= first_seen
-
-
 def test_samples_survive_the_way_through_json() -> None:
-    for one in job([(0.5, 1024, 1, 2, 1)] * 3):
+    work = process(utime_s=0.5, write_bytes=1, minflt=2)
+    more = {"files": (FileSample(1, 1, "/f", 1024, None, True),), "connections": (ConnectionSample(1, "p", 2, 3, True),)}
+    for one in (sample(0.0, work, output=reading(1, 1000), **more), sample(1.0, connections=None, files=None)):
         assert msgspec.json.decode(msgspec.json.encode(one), type=Sample) == one

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from unsloth_watch.sense.floor import LEAST_READINGS
 from unsloth_watch.sense.gpu import OWNERS_EVERY, SLOWLY_EVERY, GpuReader
 from unsloth_watch.sense.nvidia import Pynvml
-from unsloth_watch.sense.nvml import DeviceReading, Fault, NvmlError
+from unsloth_watch.sense.nvml import NEXT_STEPS, Device, DeviceReading, Fault, NvmlError
 from waiting import until
 
 DATA = Path(__file__).parents[1] / "data" / "gpu"
@@ -29,9 +33,9 @@ class Recording:
         self.is_closed = threading.Event()
 
     def open(self):
-        return (UUID,)
+        return (Device(UUID, 0, "NVIDIA H100 80GB HBM3"),)
 
-    def read(self, index, *, asks_slowly, asks_owners):
+    def read(self, place, pids, *, asks_slowly, asks_owners):
         row = self.rows[min(len(self.asked), len(self.rows) - 1)]
         self.asked.append((asks_slowly, asks_owners))
         if len(self.asked) > len(self.rows):
@@ -65,10 +69,10 @@ class Broken(Recording):
             raise self.error
         return super().open()
 
-    def read(self, index, **asks):
+    def read(self, place, pids, **asks):
         if len(self.asked) >= self.after:
             raise self.error
-        return super().read(index, **asks)
+        return super().read(place, pids, **asks)
 
 
 class Blocked(Recording):
@@ -79,11 +83,11 @@ class Blocked(Recording):
         self.release = threading.Event()
         self.is_blocked = threading.Event()
 
-    def read(self, index, **asks):
+    def read(self, place, pids, **asks):
         if len(self.asked) == 1:
             self.is_blocked.set()
             self.release.wait()
-        return super().read(index, **asks)
+        return super().read(place, pids, **asks)
 
 
 @pytest.fixture
@@ -137,7 +141,7 @@ def test_memory_of_others_is_not_ours_and_the_device_is_shared(reader_of):
 def test_no_match_means_not_used_on_the_host_and_unknown_in_a_container(reader_of, is_host, memory, utilization):
     reader = reader_of(Recording("lock"), is_host=lambda: is_host)
     (seen,) = until(lambda: reader.latest(100.0, 5.0))
-    assert (seen.own_memory_bytes, seen.own_utilization, seen.is_shared) == (memory, utilization, is_host)
+    assert (seen.own_memory_bytes, seen.own_utilization, seen.is_shared) == (memory, utilization, True)
 
 
 def test_without_a_device_node_there_is_no_gpu_no_thread_and_no_noise(reader_of):
@@ -163,7 +167,7 @@ def test_a_fault_is_unknown_with_its_reason(reader_of, fault, after):
     until(lambda: reader.fault)
     assert reader.latest(100.0, 5.0) is None
     assert reader.fault is fault
-    assert reader.why == f"NVML: what NVML says ({fault.value})"
+    assert reader.why == f"NVML: what NVML says ({fault.value}); {NEXT_STEPS[fault]}"
     assert nvml.is_closed.wait(10)
 
 
@@ -192,7 +196,10 @@ def test_a_blocked_driver_does_not_block_us_and_its_old_answer_expires(reader_of
     assert nvml.is_blocked.wait(10)
     assert len(reader.latest(104.0, 5.0)) == 1
     assert reader.latest(106.0, 5.0) is None
-    assert reader.why == "NVML is blocked: no answer for 6 s"
+    why = reader.why
+    assert "blocked" in why
+    assert reader.latest(107.0, 5.0) is None
+    assert reader.why == why, "words that change at every tick would be an event at every tick"
     nvml.release.set()
 
 
@@ -200,3 +207,63 @@ def test_without_the_library_the_real_nvml_says_so():
     with pytest.raises(NvmlError) as caught:
         pytest.skip("this machine has a driver") if Path("/dev/nvidiactl").exists() else Pynvml().open()
     assert caught.value.fault is Fault.LIBRARY
+
+
+class Resting(Recording):
+    """A card where nobody is, or only a stranger that does nothing; reports a fault once."""
+
+    def __init__(self, processes=()):
+        super().__init__("lock")
+        self.processes, self.faults = processes, [31]
+
+    def read(self, place, pids, **asks):
+        self.asked.append(pids)
+        faults, self.faults = tuple(self.faults), []
+        return DeviceReading(
+            utilization=0.0, dram=0.001, tensor=0.0, pcie_rx=1e4, pcie_tx=3e5, processes=self.processes, xids=faults
+        )
+
+
+def test_a_card_at_rest_teaches_its_floor(reader_of):
+    nvml = Resting()
+    reader = reader_of(nvml)
+    reader.latest(100.0, 5.0)
+    seen = until(lambda: [gpu for gpu in reader.latest(100.0, 5.0) or () if gpu.floor_pcie is not None])
+    assert (seen[0].floor_pcie, seen[0].floor_dram, seen[0].floor_age_s) == (3.1e5, 0.001, 0)
+
+
+@pytest.mark.parametrize(("is_host", "processes", "pids"), [(True, ((7, 1 << 30),), {7}), (False, (), {7})])
+def test_nothing_is_learned_while_the_job_may_be_on_the_card(reader_of, is_host, processes, pids):
+    nvml = Resting(processes)
+    reader = reader_of(nvml, is_host=lambda: is_host)
+    reader.watch(frozenset(pids))
+    reader.latest(100.0, 5.0)
+    until(lambda: len(nvml.asked) > 2 * LEAST_READINGS)
+    (seen,) = until(lambda: reader.latest(100.0, 5.0))
+    assert seen.floor_pcie is None
+
+
+def test_a_fault_is_taken_once(reader_of):
+    nvml = Resting()
+    reader = reader_of(nvml)
+    reader.latest(100.0, 5.0)
+    assert until(reader.take_xids) == ((0, UUID, 31),)
+    until(lambda: len(nvml.asked) > 3)
+    assert reader.take_xids() == ()
+
+
+def test_a_card_that_the_jobs_environment_hides_is_not_visible_and_not_ours(reader_of):
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "5"},
+    )
+    child.stdout.readline()
+    reader = reader_of(Recording("lock"), is_host=lambda: False)
+    reader.watch(frozenset({child.pid}))
+    try:
+        (seen,) = until(lambda: reader.latest(100.0, 5.0))
+    finally:
+        child.communicate(b"\n")
+    assert (seen.is_visible, seen.is_ours) == (False, False)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from unsloth_watch.model.process import ProcessRef
-from unsloth_watch.model.sample import Look, OutputSample, Sample
+from unsloth_watch.model.sample import GpuSample, Look, OutputSample, Sample
 from unsloth_watch.sense.files import FileReader
 from unsloth_watch.sense.gpu import GpuReader
 from unsloth_watch.sense.output import OutputReader
@@ -42,6 +42,7 @@ class Failing:
         self.answer = answer
         self.error = None
         self.why = None
+        self.xids = ()
 
     def __call__(self, *_):
         if self.error is not None:
@@ -53,8 +54,15 @@ class Failing:
     def gpu_knowledge(self):
         return {}
 
+    def sockets(self):
+        return {}
+
     def watch(self, pids):
         pass
+
+    def take_xids(self):
+        taken, self.xids = self.xids, ()
+        return taken
 
     def close(self):
         pass
@@ -164,3 +172,15 @@ def test_closing_gives_every_descriptor_back(start):
     assert len(os.listdir("/proc/self/fd")) > before
     sampler.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_fault_of_a_gpu_is_in_one_sample_and_is_told_even_where_the_device_is_lost():
+    gpu = Failing((GpuSample(0, "GPU-1"), GpuSample(1, "GPU-2")))
+    gpu.xids = ((1, "GPU-2", 31),)
+    sampler = Sampler(Tree(), None, None, gpu, 1.0)
+    assert [seen.xids for seen in sampler.sample(1.0, 0.0).gpus] == [(), (31,)]
+    assert [seen.xids for seen in sampler.sample(2.0, 0.0).gpus] == [(), ()]
+    gpu.answer, gpu.xids = None, ((0, "GPU-1", 79),)
+    assert sampler.sample(3.0, 0.0).gpus is None
+    assert sampler.take_xids() == [(1, "GPU-2", 31), (0, "GPU-1", 79)]
+    assert sampler.take_xids() == []

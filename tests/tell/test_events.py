@@ -51,7 +51,12 @@ EXAMPLES: dict[str, dict[str, object]] = {
     "attempt.unkillable": {"pids": [42], "wait_channel": "nfs_wait"},
     "restart.scheduled": {"delay_s": 2.0},
     "restart.refused": {"why": "the same hang twice"},
+    "gpu.fault": {"device": 0, "uuid": "GPU-1", "xid": 31, "meaning": "Xid 31: GPU memory page fault"},
+    "gpu.released": {"devices": ["GPU 0: 21000 MiB in use, 4 MiB after"], "seconds": 0.2, "is_free": True},
     "sensor.degraded": {"sensor": "gpu", "why": "NVML does not answer"},
+    "watch.paused": {},
+    "watch.resumed": {},
+    "settings.reloaded": {"changed": {"stall-timeout": 240.0}, "deferred": ["stdin"]},
 }
 
 

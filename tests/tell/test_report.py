@@ -26,7 +26,7 @@ from unsloth_watch.model.sample import Sample
 from unsloth_watch.model.verdict import State, Verdict
 from unsloth_watch.tell.archive import render_command, write_incident
 from unsloth_watch.tell.bundle import build_bundle
-from unsloth_watch.tell.groups import find_ranks, format_ranges, group_stacks
+from unsloth_watch.tell.groups import format_ranges, group_stacks
 from unsloth_watch.tell.html import render_html
 from unsloth_watch.tell.incident import Incident, RemedyOutcome, build_report
 from unsloth_watch.tell.markdown import code, escape, fence, render_markdown
@@ -37,6 +37,7 @@ from unsloth_watch.tell.series import build_signals
 from unsloth_watch.tell.stacks import render_stacks
 from unsloth_watch.tell.tail import clean_tail
 from unsloth_watch.tell.waits import list_waits
+from unsloth_watch.waits.ranks import find_ranks
 
 pytestmark = pytest.mark.quick
 

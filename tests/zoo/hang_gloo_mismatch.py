@@ -4,7 +4,7 @@
 # expect = "hang"
 # causes = ["collective-mismatch"]
 # culprit = ["evaluate", "rank 0", "rank 1", "all_gather", "barrier", "broadcast"]
-# provable = true
+# provable = false
 # needs = ["torch"]
 # stdin = "null"
 # cure = "relaunch"

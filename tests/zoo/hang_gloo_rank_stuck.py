@@ -4,7 +4,7 @@
 # expect = "hang"
 # causes = ["collective-mismatch", "abandoned-wait", "stuck-worker"]
 # culprit = ["next_shard"]
-# provable = true
+# provable = false
 # needs = ["torch"]
 # stdin = "null"
 # cure = "relaunch"

@@ -4,7 +4,7 @@
 # expect = "hang"
 # causes = ["stdin-wait", "process-stopped"]
 # culprit = ["SIGTTIN", "tty", "terminal"]
-# provable = true
+# provable = false
 # needs = []
 # stdin = "tty"
 # cure = "environment"

@@ -1,5 +1,10 @@
 """Somebody outside the watched tree: holds a lock, or serves on loopback. ``outside.py KIND [MODE] PATH``; prints ``ready``.
 
+wake PATH: listen on a UNIX socket there. A program says ``KIND SECONDS WORDS``, may pass a descriptor, and after so many seconds it is
+woken: ``answer`` by a line on that connection, ``write`` by eight bytes into the descriptor, ``close`` by closing it (flock), ``touch``
+by making a file, ``fifo`` by a line into one, ``post`` by raising a named semaphore, ``signal`` by sending one to a process,
+``manager`` by an item for the queue of a ``multiprocessing`` manager.
+
 flock PATH, fcntl PATH: hold that lock. serve MODE PATH: listen, write the port to PATH; MODE is one of
 
 - ``silent``: accept, take the request and never answer
@@ -35,6 +40,11 @@ def main() -> None:
         with open(path, "w") as file:
             file.write(str(listener.getsockname()[1]))
         threading.Thread(target=accept, args=(listener, sys.argv[2]), daemon=True).start()
+    elif kind == "wake":
+        waker = socket.socket(socket.AF_UNIX)
+        waker.bind(path)
+        waker.listen()
+        threading.Thread(target=accept, args=(waker, "wake"), daemon=True).start()
     else:
         file = open(path, "a+")  # held for life
         (fcntl.flock if kind == "flock" else fcntl.lockf)(file, fcntl.LOCK_EX)
@@ -53,7 +63,9 @@ def accept(listener: socket.socket, mode: str) -> None:
 def serve(client: socket.socket, mode: str) -> None:
     """Serve one client in the given mode."""
     try:
-        if mode == "sink":
+        if mode == "wake":
+            wake(client)
+        elif mode == "sink":
             while client.recv(20_000):
                 time.sleep(0.1)
         elif mode == "echo":
@@ -64,6 +76,44 @@ def serve(client: socket.socket, mode: str) -> None:
     except OSError:
         pass
     client.close()
+
+
+def wake(client: socket.socket) -> None:
+    """Wake one program in the way and after the time that it asks for."""
+    request, descriptors, _, _ = socket.recv_fds(client, 4096, 1)
+    kind, seconds, *words = request.decode().split()
+    if kind == "flock":
+        held = open(words[0], "a+")
+        fcntl.flock(held, fcntl.LOCK_EX)
+    client.sendall(b"!")
+    time.sleep(float(seconds))
+    if kind == "answer":
+        client.sendall(b"answer\n")
+    elif kind == "write":
+        os.write(descriptors[0], (1).to_bytes(8, "little"))
+    elif kind == "flock":
+        held.close()
+    elif kind == "touch":
+        open(words[0], "x").close()
+    elif kind == "fifo":
+        with open(words[0], "w") as fifo:
+            fifo.write("answer\n")
+    elif kind == "post":
+        import _multiprocessing
+
+        _multiprocessing.SemLock._rebuild(0, 1, 1, words[0]).release()
+    elif kind == "signal":
+        os.kill(int(words[0]), int(words[1]))
+    elif kind == "manager":
+        from multiprocessing.managers import BaseManager
+
+        BaseManager.register("orders")
+        manager = BaseManager(("127.0.0.1", int(words[0])), b"zoo")
+        manager.connect()
+        manager.orders().put("answer")
+    client.recv(1)  # until the program has gone on and ended
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def answer(client: socket.socket, mode: str) -> None:

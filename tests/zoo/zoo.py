@@ -13,6 +13,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 # A safety net for programs started by hand. A kernel timer and no thread: it cannot be seen in the picture. Children do not have it.
 signal.alarm(int(os.environ.get("ZOO_LIMIT", "300")))
@@ -101,6 +105,20 @@ def outside(*words: str) -> Path:
         # Not ours to wait for: it ends by itself when it no longer sees this process.
         helper.returncode = 0
     return path
+
+
+def ask_waker(kind: str, *words: object, descriptors: tuple[int, ...] = ()) -> socket.socket:
+    """Ask somebody outside the tree to wake this program after 0.6 stall timeouts; ``kind`` and words are those of ``outside.py wake``.
+
+    Returns the connection, which the caller keeps open.
+    """
+    import socket
+
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(outside("wake", "waker")))
+    socket.send_fds(client, [" ".join([kind, str(0.6 * stall()), *map(str, words)]).encode()], list(descriptors))
+    assert client.recv(1) == b"!"
+    return client
 
 
 def port(mode: str) -> int:

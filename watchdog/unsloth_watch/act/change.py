@@ -16,10 +16,11 @@ class Change(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         target: Variable or path.
-        kind: ``environment``, ``directory`` or ``quarantine``.
+        kind: ``environment``, ``stdin``, ``directory``, ``mode`` or ``quarantine``; of a living job also ``signal``, ``pipe``,
+            ``drain`` or ``connection``.
         before: Value or path before; None for none.
         after: Value or path after; None for none.
-        undo: How a person would take it back, as a command.
+        undo: How a person would take it back, as a command; empty where nothing is left to take back.
     """
 
     target: str

@@ -8,7 +8,7 @@ included. Messages are a 4-byte little-endian length and a marshalled tuple; a s
 2 MB and ``SOCK_SEQPACKET`` refuses what does not fit the send buffer (208 KiB).
 
 =============  ===================================================================================================
-request        ``("start", argv, environment, cwd, is_terminal, tracer_pid, fd_numbers)``, descriptors as SCM_RIGHTS
+request        ``("start", argv, environment, cwd, is_terminal, tracer_pid, fd_numbers, group)``, descriptors as SCM_RIGHTS
 request        ``("release",)``: go away and leave the job alone
 answer         ``("ready",)`` · ``("started", pid, start_ticks)`` · ``("failed", stage, errno)``
 news           ``("exited", pid, wait_status)`` of a started command; orphans are reaped without a word
@@ -293,6 +293,20 @@ def _execute(argv: list[bytes], environment: dict[bytes, bytes]) -> None:
     raise refusal
 
 
+def _write(path: bytes, data: bytes) -> None:
+    """Write to a file of a control group; where that fails, the walk through the tree has to do."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        os.write(fd, data)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
+
+
 def _take_terminal() -> None:
     """Make the pty our controlling terminal: stdin where that is one, else stdout or stderr (``echo | unsloth-watch …``)."""
     import termios  # noqa: PLC0415
@@ -309,8 +323,10 @@ def _become_command(request: tuple[Any, ...], descriptors: list[int], report_fd:
     """Turn the freshly forked process into the command; on failure write stage and errno and exit 127."""
     stage = b"setup"
     try:
-        _, argv, environment, cwd, is_terminal, tracer_pid, numbers = request
+        _, argv, environment, cwd, is_terminal, tracer_pid, numbers, group = request
         os.setsid()
+        if group:
+            _write(group + b"/cgroup.procs", b"0")
         # Sources first go above every number that they may end on, so that no dup2 overwrites another's source.
         floor = max([2, *numbers]) + 1
         report_fd = fcntl.fcntl(report_fd, fcntl.F_DUPFD_CLOEXEC, floor)
@@ -349,6 +365,7 @@ class _Service:
         signal.signal(signal.SIGCHLD, lambda *_: None)  # SIG_DFL would not write to the wake-up pipe
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         self._commands: set[int] = set()
+        self._group = b""
         # The command between fork and exec: PID, start time, and the pipe that execve closes or that brings the errno.
         self._launching: tuple[int, int, int] | None = None
 
@@ -383,6 +400,7 @@ class _Service:
 
     def _launch(self, request: tuple[Any, ...], descriptors: list[int]) -> None:
         """Fork the command; whether it could be executed is known later, so that a hung file system cannot deafen us."""
+        self._group = request[7]
         report, report_writer = os.pipe()
         try:
             pid = os.fork()
@@ -431,6 +449,8 @@ class _Service:
         deadline = time.monotonic() + limit_s
         pause_ms = 1
         while time.monotonic() < deadline:
+            if self._group:
+                _write(self._group + b"/cgroup.kill", b"1")
             for pid, start_ticks in walk(os.getpid()):
                 try:
                     send_signal(pid, start_ticks, signal.SIGKILL)

@@ -204,6 +204,7 @@ class Guardian:
         is_terminal: bool = False,
         pass_fds: Sequence[int] = (),
         timeout_s: float = _START_LIMIT_S,
+        group: str = "",
     ) -> Started:
         """Start a command in a session of its own and wait until it is executed.
 
@@ -220,6 +221,7 @@ class Guardian:
             is_terminal: Whether the first of the three that is a free terminal shall be its controlling terminal.
             pass_fds: Descriptors that it gets under the same numbers.
             timeout_s: Longest wait for the execve, seconds.
+            group: Directory of a control group that it is put into; empty leaves it in ours.
 
         Returns:
             The running command.
@@ -235,6 +237,7 @@ class Guardian:
             is_terminal,
             os.getpid(),
             [0, 1, 2, *pass_fds],
+            os.fsencode(group),
         )
         try:
             send_message(self._channel, message, [stdin_fd, stdout_fd, stderr_fd, *pass_fds])

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from unsloth_watch.act.change import Change, MendError
+from unsloth_watch.act.move import is_link
+from unsloth_watch.act.orphanlock import set_aside
 from unsloth_watch.act.quarantine import quarantine
 from unsloth_watch.model.diagnosis import Remedy
 
@@ -37,6 +39,8 @@ def apply(
     is_anyone_alive: Callable[[], bool],
     *,
     cwd: str | None = None,
+    user: Mapping[str, str] | None = None,
+    is_input_free: bool = True,
 ) -> Applied:
     """Apply a remedy to the environment of the next attempt and to the file system.
 
@@ -49,6 +53,9 @@ def apply(
         quarantine_dir: Directory of this run for things that are moved aside.
         is_anyone_alive: Whether a process of the job still lives; nothing is moved while that is so.
         cwd: The job's working directory, which is never moved itself.
+        user: The user's own environment: a variable set there stays as it is, unless the remedy names it as part of the cause or
+            takes it away altogether. Lists that get an entry in front keep the user's.
+        is_input_free: Whether the user left the choice of a standard input to us.
     """
     changes: list[Change] = []
     refused: list[str] = []
@@ -57,7 +64,8 @@ def apply(
             refused.append(f"{path} stays: a process of the job still lives")
             continue
         try:
-            changes.append(quarantine(path, quarantine_dir, keep=(cwd,) if cwd else ()))
+            is_file = os.path.isfile(path) and not is_link(path)
+            changes.append((set_aside if is_file else quarantine)(path, quarantine_dir, keep=(cwd,) if cwd else ()))
         except (OSError, MendError) as error:
             refused.append(str(error))
     has_private = True
@@ -72,9 +80,17 @@ def apply(
         if template is not None and PRIVATE in template and not has_private:
             refused.append(f"{name} stays as it is: there is no directory to point it to")
             continue
+        is_users = user is not None and name in user and mended.get(name) == user[name]
+        if is_users and template not in (None, mended[name]) and name not in remedy.overrides:
+            refused.append(f"{name}={mended[name]} stays: you set it, and nothing shows that it is the cause")
+            continue
         changes += _set(mended, name, None if template is None else template.replace(PRIVATE, private_dir))
     for name, template in remedy.prepend_path.items():
         changes += _set(mended, name, prepend(template.replace(PRIVATE, private_dir), mended.get(name)))
+    if remedy.stdin == "null" and is_input_free:
+        changes.append(Change("standard input", "stdin", "inherited", os.devnull, "start with --stdin inherit"))
+    elif remedy.stdin == "null":
+        refused.append("the standard input stays: you chose it with --stdin")
     return Applied(mended, tuple(changes), tuple(refused))
 
 

@@ -31,12 +31,17 @@ class CacheKind(msgspec.Struct, frozen=True):
         id: Stable name, as in ``CacheProbe.cache``.
         library: Distribution that uses it; it is probed where that is installed. Empty: always.
         variables: Variables that move it, the strongest first.
-        default: Place without them; ``{cwd}``, ``{home}``, ``{temp}`` and ``{user}`` are the job's own.
+        default: Place without them; ``{cwd}``, ``{home}``, ``{temp}`` and ``{user}`` are the job's own, ``{leaf}`` is the last part
+            of its ``UNSLOTH_COMPILE_LOCATION``.
         lock: ``flock``, ``exists`` (the file's existence is the lock), ``none`` or ``native``.
         lock_depth: Levels of directories below it in which its lock files lie.
         lock_names: Endings of the names of its lock files; only for ``exists``.
         package: Versions of the library that import it as a package from the import path; empty for none.
         note: What is worth knowing about it.
+        entries: Patterns of the paths below it that are whole entries, which come and go as one; nothing else is ever pruned.
+        sign: A file that a directory must hold to be an entry, up to three levels below it; empty where its name says enough.
+        rebuilds: Whether a pruned entry comes back by computing alone; False where it has to be downloaded or processed again.
+        users: Parts of the paths of libraries by which a process that may use it is known: what it has mapped.
     """
 
     id: str
@@ -48,6 +53,10 @@ class CacheKind(msgspec.Struct, frozen=True):
     lock_names: tuple[str, ...] = ()
     package: str = ""
     note: str = ""
+    entries: tuple[str, ...] = ()
+    sign: str = ""
+    rebuilds: bool = True
+    users: tuple[str, ...] = ()
 
 
 CACHES: tuple[CacheKind, ...] = (
@@ -62,7 +71,7 @@ CACHES: tuple[CacheKind, ...] = (
         package="<2025.3.8",
         note="rewritten at every start unless UNSLOTH_COMPILE_OVERWRITE=0",
     ),
-    CacheKind("unsloth-fallback", "unsloth_zoo", (), "{temp}/unsloth_compiled_cache", "flock", lock_depth=1),
+    CacheKind("unsloth-fallback", "unsloth_zoo", (), "{temp}/{leaf}", "flock", lock_depth=1),
     CacheKind(
         "unsloth-mega",
         "unsloth_zoo",
@@ -70,16 +79,21 @@ CACHES: tuple[CacheKind, ...] = (
         "{home}/.cache/unsloth/mega_cache",
         "none",
         note="saved at exit: SIGKILL loses it",
+        entries=(r"[0-9a-f]{8,64}",),
+        sign="*.bin",
+        users=("/libtorch",),
     ),
     CacheKind(
         "torch-extensions",
         "torch",
-        (Variable("TORCH_EXTENSIONS_DIR"),),
+        (Variable("TORCH_EXTENSIONS_DIR"), Variable("XDG_CACHE_HOME", "torch_extensions")),
         "{home}/.cache/torch_extensions",
         "exists",
         lock_depth=2,
         lock_names=("lock",),
         note="a lock file left by a killed builder blocks for ever",
+        entries=(r"py3\d+_\w+/[^/.][^/]*",),
+        users=("/libtorch",),
     ),
     CacheKind(
         "inductor",
@@ -89,9 +103,17 @@ CACHES: tuple[CacheKind, ...] = (
         "flock",
         lock_depth=1,
         note="import unsloth removes TORCHINDUCTOR_CACHE_DIR; TMPDIR moves it",
+        entries=(r"[a-z2-7]{2}", r"(fxgraph|aotautograd)/[a-z2-7]+", r"triton/\d+/([A-Z2-7]{52}|[0-9a-f]{64})"),
+        users=("/libtorch",),
     ),
     CacheKind(
-        "triton", "triton", (Variable("TRITON_CACHE_DIR"), Variable("TRITON_HOME", ".triton/cache")), "{home}/.triton/cache", "none"
+        "triton",
+        "triton",
+        (Variable("TRITON_CACHE_DIR"), Variable("TRITON_HOME", ".triton/cache")),
+        "{home}/.triton/cache",
+        "none",
+        entries=(r"[A-Z2-7]{52}|[0-9a-f]{64}",),  # base32 or hexadecimal of a SHA-256
+        users=("/libtriton",),
     ),
     CacheKind(
         "hf-hub",
@@ -106,6 +128,18 @@ CACHES: tuple[CacheKind, ...] = (
         "flock",
         lock_depth=2,
         lock_names=(".soft",),
+        rebuilds=False,
+    ),
+    CacheKind(
+        "hf-xet",
+        "hf-xet",
+        (Variable("HF_XET_CACHE"), Variable("HF_HOME", "xet"), Variable("XDG_CACHE_HOME", "huggingface/xet")),
+        "{home}/.cache/huggingface/xet",
+        "native",
+        note="HF_HUB_DISABLE_XET=1 does without it",
+        entries=(r"[^/]+/(chunk|shard)[-_]cache", r"(chunk|shard)[-_]cache"),
+        rebuilds=False,
+        users=("/hf_xet",),
     ),
     CacheKind(
         "datasets",
@@ -114,6 +148,10 @@ CACHES: tuple[CacheKind, ...] = (
         "{home}/.cache/huggingface/datasets",
         "flock",
         lock_depth=2,
+        entries=(r"[^/.][^/]*",),
+        sign="dataset_info.json",
+        rebuilds=False,
+        users=("/pyarrow/",),
     ),
     CacheKind(
         "vllm",
@@ -122,6 +160,24 @@ CACHES: tuple[CacheKind, ...] = (
         "{home}/.cache/vllm",
         "flock",
         lock_depth=1,
+        entries=(r"torch_compile_cache/[^/.][^/]*",),
+        users=("/libtorch",),
+    ),
+    CacheKind(
+        "numba",
+        "numba",
+        (Variable("NUMBA_CACHE_DIR"), Variable("XDG_CACHE_HOME", "numba")),
+        "{home}/.cache/numba",
+        "none",
+        note="without NUMBA_CACHE_DIR most of it lies in __pycache__ beside the sources",
+    ),
+    CacheKind(
+        "cuda",
+        "torch",
+        (Variable("CUDA_CACHE_PATH"),),
+        "{home}/.nv/ComputeCache",
+        "native",
+        note="the driver keeps it below CUDA_CACHE_MAXSIZE by itself",
     ),
     CacheKind("temp", "", (), "{temp}", "none"),
 )
@@ -153,7 +209,11 @@ def find_place(kind: CacheKind, environment: Mapping[str, str], cwd: str, user: 
             return Place(os.path.normpath(os.path.join(cwd, path)), variable.name)
     temp, origin = find_temp(environment)
     path = kind.default.format(
-        cwd=cwd, home=environment.get("HOME", "/root" if user == "root" else f"/home/{user}"), temp=temp, user=user
+        cwd=cwd,
+        home=environment.get("HOME", "/root" if user == "root" else f"/home/{user}"),
+        temp=temp,
+        user=user,
+        leaf=os.path.basename(environment.get("UNSLOTH_COMPILE_LOCATION") or "unsloth_compiled_cache"),
     )
     return Place(os.path.normpath(os.path.join(cwd, path)), origin if "{temp}" in kind.default else "default")
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from unsloth_watch.capture.cacheregistry import CACHES, CacheKind, Place, find_place
+from unsloth_watch.capture.halfwritten import find_half_written
 from unsloth_watch.capture.importpath import job_import_path
 from unsloth_watch.capture.lockfiles import describe_lock_files, find_lock_files, list_directories
 from unsloth_watch.capture.locks import join_locks, list_lock_files, read_locks
@@ -48,14 +49,30 @@ def probe_caches(processes: Sequence[ProcessEvidence]) -> tuple[CacheProbe, ...]
     members = {process.ref.pid for process in processes}
     found: dict[tuple[str, str], CacheProbe] = {}
     for process in visible[:MAX_PROCESSES]:
-        scene = _Scene(process, versions, read_identity(process.ref.pid), own)
-        for kind in CACHES:
-            if not kind.library or kind.library in versions:
-                place = scene.place(kind)
-                key = (kind.id, place.path)
-                if key not in found:
-                    found[key] = _probe(kind, place, scene, members)
+        _probe_all(_Scene(process, versions, read_identity(process.ref.pid), own), members, found)
     return tuple(found.values())
+
+
+def probe_before_launch(process: ProcessEvidence, versions: Mapping[str, str]) -> tuple[CacheProbe, ...]:
+    """Return the state of every cache that a command would use, with our rights: it does not run yet.
+
+    Args:
+        process: What the command will be: its argument vector, program, directory and environment.
+        versions: Versions of its libraries.
+    """
+    own = read_identity("self")
+    found: dict[tuple[str, str], CacheProbe] = {}
+    _probe_all(_Scene(process, versions, own, own), set(), found)
+    return tuple(found.values())
+
+
+def _probe_all(scene: _Scene, members: set[int], found: dict[tuple[str, str], CacheProbe]) -> None:
+    for kind in CACHES:
+        if not kind.library or kind.library in scene.versions:
+            place = scene.place(kind)
+            key = (kind.id, place.path)
+            if key not in found:
+                found[key] = _probe(kind, place, scene, members)
 
 
 class _Scene(msgspec.Struct, frozen=True):
@@ -105,6 +122,7 @@ def _probe(kind: CacheKind, place: Place, scene: _Scene, members: set[int]) -> C
         free_inodes=free_inodes,
         filesystem=mount.type if mount else None,
         files=_count_files(path) if is_directory else None,
+        half_written=find_half_written(path) if is_directory and kind.id != "temp" else (),
     )
     return _add_locks(kind, _add_import(kind, probe, scene, problems), problems, members)
 

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
+from unsloth_watch.capture.connections import name_peers, read_namespaces
 from unsloth_watch.capture.deadline import Deadline, DeadlineError, within
 from unsloth_watch.capture.descriptors import read_open_files
+from unsloth_watch.capture.devices import read_devices
+from unsloth_watch.capture.filesystems import find_filesystems
+from unsloth_watch.capture.glimpses import find_glimpses
 from unsloth_watch.capture.holders import find_locks, find_missing_locks
 from unsloth_watch.capture.host import read_host
 from unsloth_watch.capture.kernel import read_kernel_log
 from unsloth_watch.capture.ladder import RUNGS, Climb, Rung, climb
 from unsloth_watch.capture.look import look, looks, stack_signature
+from unsloth_watch.capture.loops import annotate_loops
+from unsloth_watch.capture.nearlocks import find_near_locks
+from unsloth_watch.capture.outsiders import ask_outsiders, name_outsiders
 from unsloth_watch.capture.phrase import Scene
 from unsloth_watch.capture.pool import spread
 from unsloth_watch.capture.process import ProcessRead, read_process
-from unsloth_watch.capture.sockets import read_sockets
+from unsloth_watch.capture.pulses import mark_pulses
+from unsloth_watch.capture.source import annotate
 from unsloth_watch.capture.threads import build_threads, find_version, match_threads
-from unsloth_watch.model.evidence import CacheProbe, Evidence, FileLock, ProcessEvidence
+from unsloth_watch.model.evidence import CacheProbe, Connection, Evidence, FileLock, ProcessEvidence
 from unsloth_watch.model.process import ProcessRef
+from unsloth_watch.waits.reduction import reduce_survey
 
 __all__ = ["DEADLINE_S", "Probe", "capture", "look", "looks", "read_outside", "stack_signature", "survey"]
 
@@ -31,6 +40,7 @@ DEADLINE_S = 10.0
 """Default deadline of a capture: 10 processes take about a second, and the budget before a kill is 3 s for them."""
 SURVEY_S = 3.0
 """Default deadline of a survey: 10 processes take 0.15 s."""
+_PEERS_S = 0.5
 _EXTRA_S = 2.0
 # Deadline of one fact beside the stacks: locks, host, kernel log, a probe. They take milliseconds unless a file system hangs.
 
@@ -72,17 +82,31 @@ def capture(
     deadline = Deadline(deadline_s)
     missing: list[str] = []
     reads, processes = _read_and_climb(
-        _order(members, root), deadline, missing, is_gentle=is_gentle, with_locals=with_locals, further=further, binary=binary
+        _order(members, root),
+        deadline,
+        missing,
+        is_gentle=is_gentle,
+        with_locals=with_locals,
+        further=further,
+        names_peers=True,
+        binary=binary,
     )
+    processes = _ask("source lines", lambda: annotate(processes), deadline, missing) or processes
+    processes = _ask("loops in the source", lambda: annotate_loops(processes), deadline, missing) or processes
+    processes = find_glimpses(processes, deadline)
+    mounts = _ask("file systems", lambda: find_filesystems(processes), deadline, missing) or ()
     tids = {thread.tid for process in processes for thread in process.threads}
     pids = {process.ref.pid for process in processes}
-    locks = _read_locks(reads, lock_directories, deadline, missing)
+    tried = {os.path.dirname(path) for process in processes for path in process.glimpses if path.startswith("/")}
+    locks = _read_locks(reads, (*lock_directories, *sorted(tried)), deadline, missing)
+    near = _ask("lock files", lambda: find_near_locks(processes), deadline, missing) or ()
     host = _ask("facts about the machine", lambda: read_host(reads[0].ref.pid if reads else None), deadline, missing)
     log, why = _ask("kernel log", lambda: read_kernel_log(pids | tids), deadline, missing) or ((), None)
+    devices = _ask("GPU record", lambda: read_devices(log), deadline, missing) or ()
     caches, versions = _probe(probes, processes, deadline, missing)
     missing += [why] if why else []
     missing += [] if locks is None else find_missing_locks(processes, locks)
-    return Evidence(
+    found = Evidence(
         at=at,
         seconds=clock() - at,
         processes=processes,
@@ -94,7 +118,12 @@ def capture(
         kernel_log=log,
         missing=tuple(missing),
         outside=read_outside(),
+        devices=devices,
+        mounts=mounts,
+        lock_files=near,
     )
+    asked = _ask("who outside holds the other ends", lambda: name_outsiders(found, deadline), deadline, missing) or found
+    return msgspec.structs.replace(asked, missing=tuple(missing), seconds=clock() - at)
 
 
 def survey(
@@ -104,11 +133,13 @@ def survey(
     at: float,
     clock: Callable[[], float],
     deadline_s: float = SURVEY_S,
+    is_sealed: bool = False,
     binary: str | None = None,
 ) -> Evidence:
     """Return what every thread of a job waits for, for a proof that nothing can wake it; pauses nobody.
 
-    It holds what the judge needs and nothing private: no environment, no caches, nothing about the machine.
+    It holds what the judge needs and nothing private: no environment, no caches, nothing about the machine. Everybody else on the
+    machine is asked for the other ends only where nothing else stands against a proof.
 
     Args:
         members: The job's processes.
@@ -116,20 +147,25 @@ def survey(
         at: Monotonic seconds of the start.
         clock: That clock.
         deadline_s: Seconds for all of it; what is not there by then is named in ``missing``, and spoils the proof.
+        is_sealed: Whether we gave the job every descriptor that it got from outside, so that whoever cannot be asked holds none.
         binary: py-spy; None to look for it.
     """
     deadline = Deadline(deadline_s)
     missing: list[str] = []
     reads, processes = _read_and_climb(_order(members, root), deadline, missing, is_gentle=True, further=(), binary=binary)
-    return Evidence(
+    found = Evidence(
         at=at,
         seconds=clock() - at,
-        processes=tuple(msgspec.structs.replace(process, environment=None) for process in processes),
+        processes=processes,
         root=root,
         locks=_read_locks(reads, (), deadline, missing) or (),
         missing=tuple(missing),
         outside=read_outside(),
+        is_sealed=is_sealed,
     )
+    found = msgspec.structs.replace(found, processes=_ask("source", lambda: mark_pulses(processes), deadline, missing) or processes)
+    asked = _ask("who outside holds the other ends", lambda: ask_outsiders(found, deadline), deadline, missing) or found
+    return msgspec.structs.replace(reduce_survey(asked), seconds=clock() - at)
 
 
 def read_outside() -> tuple[str, ...]:
@@ -146,6 +182,7 @@ def _read_and_climb(
     is_gentle: bool,
     with_locals: bool = False,
     further: Sequence[Rung] = (),
+    names_peers: bool = False,
     binary: str | None = None,
 ) -> tuple[list[ProcessRead], tuple[ProcessEvidence, ...]]:
     """Read every process from /proc, then take its stacks."""
@@ -156,7 +193,8 @@ def _read_and_climb(
         return climb(process, inner, is_gentle=is_gentle, with_locals=with_locals, further=further, binary=binary)
 
     climbs = spread(read_stacks, reads, deadline)
-    return reads, _build_all(reads, climbs, deadline)
+    connections = _ask("sockets", lambda: _read_connections(reads, names_peers=names_peers), deadline, missing) or {}
+    return reads, _build_all(reads, climbs, connections, deadline)
 
 
 def _read_locks(
@@ -191,28 +229,48 @@ def _read_all(refs: Sequence[ProcessRef], deadline: Deadline, missing: list[str]
     return reads
 
 
+def _read_connections(reads: Sequence[ProcessRead], *, names_peers: bool) -> dict[int, Connection]:
+    """Return the job's sockets by inode; a socket's number is the same in every namespace."""
+    found: dict[int, Connection] = {}
+    deadline = Deadline(_PEERS_S)
+    for pids, table in read_namespaces([read.ref.pid for read in reads]):
+        targets = {file.target for read in reads if read.ref.pid in pids for file in read.files or ()}
+        own = table.select({int(target[8:-1]) for target in targets if target.startswith("socket:[")})
+        found.update(name_peers(own, table, deadline) if names_peers else own)
+    return found
+
+
 def _build_all(
-    reads: Sequence[ProcessRead], climbs: Sequence[Climb | Exception | None], deadline: Deadline
+    reads: Sequence[ProcessRead],
+    climbs: Sequence[Climb | Exception | None],
+    connections: Mapping[int, Connection],
+    deadline: Deadline,
 ) -> tuple[ProcessEvidence, ...]:
     """Return the evidence of each process; where its memory does not answer in time, without the phrases that need it."""
     pairs = list(zip(reads, climbs, strict=True))
-    built = spread(lambda pair: _build(*pair), pairs, Deadline(deadline.left(_EXTRA_S)))
+    built = spread(lambda pair: _build(*pair, connections), pairs, Deadline(deadline.left(_EXTRA_S)))
     processes = []
     for (read, climb_result), process in zip(pairs, built, strict=True):
         if isinstance(process, ProcessEvidence):
             processes.append(process)
             continue
         why = "its memory does not answer" if process is None else f"the capture itself failed ({process!r}); please report this"
-        processes.append(_build(read, climb_result, extra=(f"what the calls of PID {read.ref.pid} point to: {why}",)))
+        processes.append(_build(read, climb_result, connections, extra=(f"what the calls of PID {read.ref.pid} point to: {why}",)))
     return tuple(processes)
 
 
-def _build(read: ProcessRead, result: Climb | Exception | None, extra: tuple[str, ...] = ()) -> ProcessEvidence:
+def _build(
+    read: ProcessRead,
+    result: Climb | Exception | None,
+    connections: Mapping[int, Connection],
+    extra: tuple[str, ...] = (),
+) -> ProcessEvidence:
     """Return a process's evidence from what was read of it and the end of its ladder.
 
     Args:
         read: What was read.
         result: The ladder's end; None when it was late.
+        connections: The job's sockets by inode.
         extra: What is missing because its memory must not be read; empty to read it.
     """
     pid = read.ref.pid
@@ -233,7 +291,6 @@ def _build(read: ProcessRead, result: Climb | Exception | None, extra: tuple[str
         if extra
         else Scene(pid, {file.fd: file.target for file in files}, {file.fd: file.watched for file in files if file.watched})
     )
-    peers = {} if extra else _read_peers(read)
     return ProcessEvidence(
         ref=read.ref,
         ppid=read.ppid,
@@ -245,21 +302,21 @@ def _build(read: ProcessRead, result: Climb | Exception | None, extra: tuple[str
         uid=read.uid,
         tracer_pid=read.tracer_pid,
         threads=build_threads(read, matched, scene),
-        descriptors=None if read.files is None else tuple(file.to_descriptor(peers.get(file.target)) for file in files),
+        descriptors=None if read.files is None else tuple(file.to_descriptor(connections) for file in files),
         python_version=read.python_version or (find_version(dump) if dump else None),
         stack_method=dump.method if dump else None,
         missing=tuple(missing),
         notes=tuple(notes),
         signals_caught=read.signals_caught,
         has_timers=read.has_timers,
+        signals_pending=read.signals_pending,
+        signals_blocked=read.signals_blocked,
+        is_background=read.is_background,
+        wait_status=read.wait_status,
+        rss_bytes=read.rss_bytes,
+        swap_bytes=read.swap_bytes,
+        limits=read.limits,
     )
-
-
-def _read_peers(read: ProcessRead) -> dict[str, str]:
-    """Return both ends of the process's TCP sockets by descriptor target."""
-    names = {file.target for file in read.files or () if file.target.startswith("socket:[")}
-    inodes = {int(name[8:-1]) for name in names}
-    return {f"socket:[{inode}]": words for inode, words in read_sockets(read.ref.pid, inodes).items()}
 
 
 def _ask(what: str, question: Callable[[], T], deadline: Deadline, missing: list[str]) -> T | None:

@@ -6,12 +6,13 @@ All from ``/proc/PID/fd`` and ``fdinfo``: nothing here calls a file system, so n
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import msgspec
 
 from unsloth_watch.capture.text import decode
 from unsloth_watch.capture.waits import read_file
-from unsloth_watch.model.evidence import Descriptor
+from unsloth_watch.model.evidence import Connection, Descriptor
 
 MAX_DESCRIPTORS = 4096
 """Descriptors read of one process; 4096 take about 80 ms."""
@@ -29,6 +30,7 @@ class OpenFile(msgspec.Struct, frozen=True):
         mount: Id of its mount.
         locks: Lines in the form of ``/proc/locks`` of the locks that are held **through this open file**, whoever took them.
         watched: Descriptors that an epoll descriptor watches.
+        object: ``eventfd 7`` (its number in the kernel) or ``pidfd 4711``, whose link names no inode; None for all else.
     """
 
     fd: int
@@ -39,10 +41,15 @@ class OpenFile(msgspec.Struct, frozen=True):
     mount: int | None = None
     locks: tuple[str, ...] = ()
     watched: tuple[int, ...] = ()
+    object: str | None = None
 
-    def to_descriptor(self, peer: str | None = None) -> Descriptor:
-        """Return it as a border value."""
-        return Descriptor(self.fd, self.target, self.offset, self.flags, peer)
+    def to_descriptor(self, connections: Mapping[int, Connection]) -> Descriptor:
+        """Return it as a border value, with what is known of a socket by its inode."""
+        inode = self.target[8:-1] if self.target.startswith("socket:[") else ""
+        connection = connections.get(int(inode)) if inode.isdecimal() else None
+        return Descriptor(
+            self.fd, self.target, self.offset, self.flags, self.object if connection is None else str(connection), connection
+        )
 
 
 def parse_fdinfo(fd: int, target: str, raw: bytes) -> OpenFile:
@@ -50,6 +57,7 @@ def parse_fdinfo(fd: int, target: str, raw: bytes) -> OpenFile:
     numbers: dict[str, int] = {}
     locks: list[str] = []
     watched: list[int] = []
+    stands_for: str | None = None
     for line in decode(raw).splitlines():
         name, _, value = line.partition(":")
         value = value.strip()
@@ -59,6 +67,8 @@ def parse_fdinfo(fd: int, target: str, raw: bytes) -> OpenFile:
             number = value.partition(" ")[0]
             if number.isdecimal():
                 watched.append(int(number))
+        elif name in {"eventfd-id", "Pid"} and target.startswith("anon_inode:"):
+            stands_for = f"{'pidfd' if name == 'Pid' else 'eventfd'} {value}"
         elif name in {"pos", "flags", "ino", "mnt_id"}:
             try:
                 numbers[name] = int(value, 8 if name == "flags" else 10)
@@ -73,6 +83,7 @@ def parse_fdinfo(fd: int, target: str, raw: bytes) -> OpenFile:
         mount=numbers.get("mnt_id"),
         locks=tuple(locks),
         watched=tuple(watched),
+        object=stands_for,
     )
 
 

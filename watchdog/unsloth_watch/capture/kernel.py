@@ -18,6 +18,8 @@ _SIGNS = re.compile(
     r"|not responding|server \S+ (?:not|OK)|mce:|hardware error|page allocation failure",
     re.IGNORECASE,
 )
+_PRIVATE = re.compile(r"Serial Number")
+# NVIDIA's driver tells a card's serial number with every Xid, and a report is made to be published.
 _NAMED = re.compile(r"(?:\[|:|\b(?:pid|process|task)[ =:]*)(\d+)\b", re.IGNORECASE)
 
 
@@ -42,7 +44,8 @@ def read_kernel_log(pids: Collection[int]) -> tuple[tuple[str, ...], str | None]
 def select_lines(lines: Collection[str], pids: Collection[int]) -> tuple[str, ...]:
     """Return the last lines that tell about trouble or name one of the PIDs."""
     wanted = {str(pid) for pid in pids}
-    return tuple(line for line in lines if _SIGNS.search(line) or not wanted.isdisjoint(_NAMED.findall(line)))[-MAX_LINES:]
+    told = (line for line in lines if not _PRIVATE.search(line))
+    return tuple(line for line in told if _SIGNS.search(line) or not wanted.isdisjoint(_NAMED.findall(line)))[-MAX_LINES:]
 
 
 def parse_record(record: bytes) -> str | None:

@@ -34,10 +34,16 @@ _UNSAFE_CHANNELS = (
     *("request_wait_answer", "percpu_rwsem_wait", "rpc_wait", "fuse_", "nfs_", "nfs4_", "folio_wait_bit", "autofs_wait"),
     *("wait_for_response", "cl_sync_io_wait", "ptlrpc_", "ldlm_", "cxiWaitEvent", "ceph_"),
 )
-# A tracer attaches by a stop signal, which ends some calls early: a half done write to a pipe or socket returns a short count
-# (seen on 6.18: the writer went on and exited), and the others fail with EINTR even without a handler (signal(7)).
+# A tracer attaches by a stop signal, which ends some calls early. Seen on 6.18 with py-spy 0.4.3, plain and with --native
+# alike: a half done write to a pipe or socket, and recv(MSG_WAITALL) with a part already there, return a short count (the
+# writer went on and exited); recv, read and accept of a socket with SO_RCVTIMEO, epoll_wait with and without a timeout,
+# semtimedop and sigwaitinfo fail with EINTR even without a handler. A socket's timeouts cannot be read from outside, so all its
+# calls count, connect too (signal(7)). What goes on as if nothing had happened: read of a pipe, terminal, eventfd or inotify,
+# poll, select, nanosleep, futex, wait4, flock, fcntl, msgrcv, mq_receive, pause, sigwait.
 _CUT_SHORT = frozenset({"write", "writev", "pwrite64", "pwritev", "sendto", "sendmsg", "sendmmsg", "splice"})
+_CUT_SHORT |= {"recvfrom", "recvmsg", "recvmmsg", "accept", "accept4", "connect", "epoll_wait", "epoll_pwait", "epoll_pwait2"}
 _CUT_SHORT |= {"semop", "semtimedop", "rt_sigtimedwait", "io_getevents"}
+_CUT_SHORT_ON_SOCKETS = frozenset({"read", "readv"})
 
 Rung = Callable[[int, float], "Dump | DumpFailure"]
 """A further way, called with PID and deadline after py-spy's.
@@ -77,9 +83,17 @@ def find_danger(tasks: Sequence[Task], tracer_pid: int) -> str | None:
         if channel.startswith(_UNSAFE_CHANNELS):
             return f"thread {task.tid} waits in {channel}"
         call = name_syscall(task.syscall)
-        if call in _CUT_SHORT:
+        if call in _CUT_SHORT or (call in _CUT_SHORT_ON_SOCKETS and _is_on_socket(task)):
             return f"a pause would cut the {call} of thread {task.tid} short"
     return None
+
+
+def _is_on_socket(task: Task) -> bool:
+    """Whether the descriptor that a thread reads from is a socket; a thread that can be no longer asked counts as if it were."""
+    try:
+        return not task.args or os.readlink(f"/proc/{task.tid}/fd/{task.args[0]}").startswith("socket:")
+    except OSError:
+        return True
 
 
 def climb(

@@ -12,11 +12,12 @@ NETWORK_TYPES = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre"
 
 
 class Mount(msgspec.Struct, frozen=True):
-    """One mount: where, of which type, and whether it is read-only."""
+    """One mount: where, of which type, whether it is read-only, and what is behind it."""
 
     point: str
     type: str
     is_read_only: bool
+    source: str = ""
 
 
 def read_mounts(pid: int | str = "self") -> tuple[Mount, ...]:
@@ -32,7 +33,7 @@ def read_mounts(pid: int | str = "self") -> tuple[Mount, ...]:
         words, kinds = left.split(), right.split()
         if separator and len(words) >= 6 and kinds:
             options = set(words[5].split(",")) | set(kinds[2].split(",") if len(kinds) > 2 else ())
-            mounts.append(Mount(_unescape(words[4]), kinds[0], "ro" in options))
+            mounts.append(Mount(_unescape(words[4]), kinds[0], "ro" in options, _unescape(kinds[1]) if len(kinds) > 1 else ""))
     return tuple(mounts)
 
 

@@ -73,6 +73,11 @@ def is_in_container() -> bool:
     return any(os.path.exists(path) for path in ("/.dockerenv", "/run/.containerenv")) or "KUBERNETES_SERVICE_HOST" in os.environ
 
 
+def suggest_access() -> str:
+    """Return what to do where another process may not be read: Yama, the capability, or the container's own switch."""
+    return explain_refusal(read_scope(), has_capability(), is_in_container(), has_consented=False)
+
+
 def explain_refusal(scope: int | None, capability: bool | None, is_container: bool, *, has_consented: bool) -> str:
     """Return why tracing is refused and what to do.
 

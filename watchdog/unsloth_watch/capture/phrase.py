@@ -25,11 +25,13 @@ class Wait(msgspec.Struct, frozen=True):
         call: Name of the system call.
         phrase: For people.
         fds: Descriptors that it waits on.
+        path: Path that the call names, as it was given; None where it names none or it cannot be read.
     """
 
     call: str
     phrase: str
     fds: tuple[int, ...] = ()
+    path: str | None = None
 
 
 class Scene(msgspec.Struct, frozen=True):
@@ -70,7 +72,8 @@ def describe_wait(task: Task, scene: Scene, machine: str | None = None) -> Wait 
     args = (*task.args, 0, 0, 0, 0, 0, 0)[:6]
     describe = _PHRASES.get(call)
     phrase, fds = describe(call, args, scene) if describe else (call, ())
-    return Wait(call, phrase, fds)
+    index = _PATH_ARGUMENTS.get(call)
+    return Wait(call, phrase, fds, None if index is None else read_string(scene.pid, args[index]))
 
 
 _Args = tuple[int, ...]
@@ -178,6 +181,13 @@ def _say(words: str) -> Callable[[str, _Args, Scene], _Said]:
     return lambda call, args, scene: (words, ())
 
 
+_PATH_ARGUMENTS = {
+    **dict.fromkeys(("open", "stat", "lstat", "access", "mkdir", "rmdir", "creat", "unlink", "readlink", "chdir"), 0),
+    **dict.fromkeys(("statfs", "truncate", "rename", "link", "execve", "umount2"), 0),
+    **dict.fromkeys(("openat", "openat2", "newfstatat", "statx", "mkdirat", "unlinkat", "readlinkat"), 1),
+    **dict.fromkeys(("faccessat", "faccessat2", "renameat", "renameat2", "linkat"), 1),
+}
+# Which argument of a call is a path.
 _PHRASES: dict[str, Callable[[str, _Args, Scene], _Said]] = {
     **dict.fromkeys(("read", "pread64", "readv", "preadv"), _on_fd("reads from")),
     **dict.fromkeys(("write", "pwrite64", "writev", "pwritev"), _on_fd("writes to")),
@@ -187,10 +197,7 @@ _PHRASES: dict[str, Callable[[str, _Args, Scene], _Said]] = {
     **dict.fromkeys(("fsync", "fdatasync", "sync_file_range", "syncfs"), _on_fd("flushes to storage")),
     **dict.fromkeys(("getdents", "getdents64"), _on_fd("lists")),
     **dict.fromkeys(("fstat", "fstatfs", "ftruncate", "fallocate", "close", "ioctl", "io_uring_enter"), _on_fd("a call on")),
-    **dict.fromkeys(("open", "stat", "lstat", "access", "mkdir", "rmdir", "creat", "unlink", "readlink", "chdir"), _on_path(0)),
-    **dict.fromkeys(("statfs", "truncate", "rename", "link", "execve", "umount2"), _on_path(0)),
-    **dict.fromkeys(("openat", "openat2", "newfstatat", "statx", "mkdirat", "unlinkat", "readlinkat"), _on_path(1)),
-    **dict.fromkeys(("faccessat", "faccessat2", "renameat", "renameat2", "linkat"), _on_path(1)),
+    **{call: _on_path(index) for call, index in _PATH_ARGUMENTS.items()},
     **dict.fromkeys(("select", "pselect6"), _select),
     **dict.fromkeys(("poll", "ppoll"), _poll),
     **dict.fromkeys(("epoll_wait", "epoll_pwait", "epoll_pwait2"), _epoll),

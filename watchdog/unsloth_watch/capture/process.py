@@ -17,6 +17,8 @@ from unsloth_watch.model.process import ProcessRef
 
 T = TypeVar("T")
 
+LIMITS = frozenset({"Max cpu time", "Max file size", "Max processes", "Max open files", "Max locked memory", "Max address space"})
+"""Limits that stop a program or make its calls fail."""
 _READ_S = 1.0
 """Deadline of one group of reads: they take 10 ms for 200 threads, and a second means that a lock of the kernel is held."""
 
@@ -40,6 +42,13 @@ class ProcessRead(msgspec.Struct, frozen=True):
         missing: What could not be had and why.
         signals_caught: Mask of the signals that it handles.
         has_timers: Whether it has POSIX timers.
+        signals_pending: Mask of the signals that wait for it.
+        signals_blocked: Mask of the signals that its main thread blocks.
+        is_background: Whether its group is in the background of its terminal; None without one.
+        wait_status: Status of an ended process, as wait(2) says.
+        rss_bytes: Resident memory.
+        swap_bytes: Memory in swap.
+        limits: Soft limits that are not unlimited.
     """
 
     ref: ProcessRef
@@ -57,6 +66,13 @@ class ProcessRead(msgspec.Struct, frozen=True):
     missing: tuple[str, ...] = ()
     signals_caught: int | None = None
     has_timers: bool | None = None
+    signals_pending: int | None = None
+    signals_blocked: int | None = None
+    is_background: bool | None = None
+    wait_status: int | None = None
+    rss_bytes: int | None = None
+    swap_bytes: int | None = None
+    limits: dict[str, str] = {}
 
     @property
     def is_zombie(self) -> bool:
@@ -79,10 +95,11 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
     """Return what /proc says about a process, or None when it has ended (a PID that was reused has ended, too)."""
     folder = f"/proc/{ref.pid}"
     try:
-        stat = parse_stat(read_file(f"{folder}/stat"))
+        line = read_file(f"{folder}/stat")
         status = parse_status(read_file(f"{folder}/status"))
     except OSError:
         return None
+    stat = parse_stat(line)
     if stat is None or stat.start_ticks != ref.start_ticks:
         return None
     missing: list[str] = []
@@ -93,7 +110,8 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
         files = _attempt(missing, ref, "open descriptors", read_open_files)
         command = _attempt(missing, ref, "command line", _read_command)
         environment = _attempt(missing, ref, "environment", _read_environment)
-        if tasks and all(task.wait_channel is None and task.syscall is None for task in tasks):
+        blocked = [task for task in tasks if task.state in "SD"]
+        if blocked and all(task.syscall is None for task in blocked):
             missing.append(f"system calls of PID {ref.pid}: not readable; {_REMEDY}")
     if not _is_same(ref):
         return None
@@ -114,6 +132,13 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
         missing=tuple(missing),
         signals_caught=_read_mask(status.get("SigCgt")),
         has_timers=_has_timers(ref.pid),
+        signals_pending=_join_masks(status.get("SigPnd"), status.get("ShdPnd")),
+        signals_blocked=_read_mask(status.get("SigBlk")),
+        is_background=parse_background(line),
+        wait_status=parse_wait_status(line) if is_zombie else None,
+        rss_bytes=_read_kilobytes(status.get("VmRSS")),
+        swap_bytes=_read_kilobytes(status.get("VmSwap")),
+        limits={} if is_zombie else _read_limits(folder),
     )
 
 
@@ -122,6 +147,53 @@ def _read_mask(text: str | None) -> int | None:
         return int(text, 16) if text else None
     except ValueError:
         return None
+
+
+def _join_masks(own: str | None, shared: str | None) -> int | None:
+    """Return the signals that wait for the main thread or for the whole process."""
+    masks = (_read_mask(own), _read_mask(shared))
+    return None if None in masks else (masks[0] or 0) | (masks[1] or 0)
+
+
+def _read_kilobytes(text: str | None) -> int | None:
+    number = (text or "").removesuffix(" kB").strip()
+    return int(number) * 1024 if number.isdecimal() else None
+
+
+def parse_background(line: bytes) -> bool | None:
+    """Return from a ``stat`` line whether the process's group is not its terminal's foreground one; None without a terminal."""
+    fields = line.rpartition(b")")[2].split()
+    try:
+        group, terminal, foreground = int(fields[2]), int(fields[4]), int(fields[5])
+    except (IndexError, ValueError):
+        return None
+    return None if terminal == 0 else group != foreground
+
+
+def parse_wait_status(line: bytes) -> int | None:
+    """Return the exit status in a ``stat`` line's last field; the kernel shows 0 to those who may not trace the process."""
+    fields = line.rpartition(b")")[2].split()
+    try:
+        return int(fields[49])
+    except (IndexError, ValueError):
+        return None
+
+
+def parse_limits(raw: bytes) -> dict[str, str]:
+    """Return the soft limits of a ``limits`` file that may stop a program and are not unlimited: ``Max open files`` → ``1024``."""
+    found = {}
+    for line in decode(raw).splitlines():
+        name, value = line[:26].strip(), line[26:].split()[:1]
+        if name in LIMITS and value and value[0].isdecimal():
+            found[name] = value[0]
+    return found
+
+
+def _read_limits(folder: str) -> dict[str, str]:
+    try:
+        return parse_limits(read_file(f"{folder}/limits"))
+    except OSError:
+        return {}
 
 
 def _has_timers(pid: int) -> bool | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 
 from unsloth_watch.capture.dump import Dump, PythonThread
-from unsloth_watch.capture.phrase import Scene, describe_wait
+from unsloth_watch.capture.memory import read_memory
+from unsloth_watch.capture.phrase import Scene, Wait, describe_wait
 from unsloth_watch.capture.process import ProcessRead
 from unsloth_watch.capture.syscalls import name_syscall
-from unsloth_watch.capture.waits import Task
+from unsloth_watch.capture.text import decode
+from unsloth_watch.capture.waits import Task, read_file
 from unsloth_watch.model.evidence import ThreadEvidence
 
 _MAX_STACK_BYTES = 64 << 20
@@ -85,9 +88,64 @@ def build_threads(process: ProcessRead, matched: dict[int, PythonThread], scene:
                 call=name_syscall(task.syscall),
                 wait=wait.phrase if wait else None,
                 wait_fds=wait.fds if wait else (),
+                wait_path=_find_path(wait, process) if wait else None,
+                futex=find_shared_futex(task, process.ref.pid) if scene is not None else None,
+                mutex_owner=_read_owner(task, process) if scene is not None else None,
             )
         )
     return tuple(threads)
+
+
+def _find_path(wait: Wait, process: ProcessRead) -> str | None:
+    """Return the absolute path that a call concerns: its argument below the working directory, or what its one descriptor is."""
+    if wait.path:
+        return wait.path if wait.path.startswith("/") or process.cwd is None else os.path.join(process.cwd, wait.path)
+    targets = [file.target for file in process.files or () if file.fd in wait.fds] if len(wait.fds) == 1 else []
+    return next((target for target in targets if target.startswith("/")), None)
+
+
+def find_shared_futex(task: Task, pid: int) -> str | None:
+    """Return the place in shared memory of a futex that processes share: ``device:inode:offset``; None for a private one."""
+    if name_syscall(task.syscall) != "futex" or len(task.args) < 2 or task.args[1] & _FUTEX_PRIVATE:
+        return None
+    try:
+        return parse_place(read_file(f"/proc/{pid}/maps"), task.args[0])
+    except OSError:
+        return None
+
+
+def parse_place(maps: bytes, address: int) -> str | None:
+    """Return where an address lies in a shared mapping, by the lines of a ``maps`` file; None where it lies in none."""
+    for line in maps.splitlines():
+        fields = line.split(None, 5)
+        try:
+            first, last = (int(part, 16) for part in fields[0].split(b"-"))
+            if first <= address < last:
+                is_shared = fields[1].endswith(b"s")
+                place = int(fields[2], 16) + address - first
+                return f"{decode(fields[3])}:{int(fields[4])}:{place}" if is_shared else None
+        except (IndexError, ValueError):
+            continue
+    return None
+
+
+_FUTEX_PRIVATE = 0x80
+_FUTEX_COMMAND = 0x7F
+_WAIT, _CONTENDED = 0, 2  # FUTEX_WAIT on a lock word of 2: glibc's mutex, held and waited for
+_OWNER_OFFSET = 8  # of ``__owner`` in glibc's pthread_mutex_t: after the lock word and the count, on every 64-bit machine
+
+
+def _read_owner(task: Task, process: ProcessRead) -> int | None:
+    """Return the thread that owns the pthread mutex that a thread waits for; None where it waits for none or it names no thread."""
+    if name_syscall(task.syscall) != "futex" or len(task.args) < 3:
+        return None
+    address, operation, value = task.args[:3]
+    if operation & _FUTEX_COMMAND != _WAIT or value & 0xFFFFFFFF != _CONTENDED:
+        return None
+    raw = read_memory(process.ref.pid, address + _OWNER_OFFSET, 4)
+    owner = int.from_bytes(raw, "little") if raw is not None and len(raw) == 4 else 0
+    outer = {inner: tid for tid, inner in process.namespace_tids.items()}.get(owner, owner)
+    return outer if any(outer == other.tid for other in process.tasks) else None
 
 
 def find_version(dump: Dump) -> str | None:

@@ -10,6 +10,11 @@ from unsloth_watch.config.option import OPTIONS, Option
 _USAGE = """\
 usage: unsloth-watch [OPTIONS] [--] COMMAND [ARG]...
        unsloth-watch inspect PID [--json]
+       unsloth-watch replay RUN [--stall-timeout 60s] [--json]
+       unsloth-watch doctor [--fix] [-- COMMAND]
+       unsloth-watch cache list|prune|repair
+       unsloth-watch attach PID · service print|install [--user] -- COMMAND
+       unsloth-watch runs · show · report · bundle · stop · restart · capture · pause · resume · reload  RUN
 
 Launches COMMAND and watches it. A hang is told from work by what gets further, not by what is busy; its stacks are
 captured before anything is killed, the cause is named, what can be mended is mended, and COMMAND is launched again.

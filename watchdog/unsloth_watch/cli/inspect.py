@@ -76,6 +76,8 @@ def _data(examination: Examination, pid: int, redactor: Redactor) -> object:
         "pid": pid,
         "answer": examination.answer,
         "why": examination.why,
+        "doing": examination.doing,
+        "allow": examination.allow,
         "seconds": examination.seconds,
         "verdict": examination.verdict,
         "diagnosis": examination.diagnosis,
@@ -88,12 +90,15 @@ def _lines(examination: Examination, pid: int) -> Iterator[str]:
     """Yield the answer for people."""
     diagnosis, evidence = examination.diagnosis, examination.evidence
     yield f"PID {pid} is {examination.answer.value}: {examination.why}"
+    yield f"doing: {examination.doing}"
     if examination.answer.exit_code == 1:
         culprit = f"; culprit: {diagnosis.culprit}" if diagnosis.culprit is not None else ""
         yield f"cause: {diagnosis.cause} ({diagnosis.status.value}, confidence {diagnosis.confidence:.0%}){culprit}"
         for remedy in diagnosis.remedies:
             yield f"remedy {remedy.id}: {remedy.advice or remedy.why}"
     yield f"watched for {examination.seconds:g} s: {'; '.join(examination.verdict.reasons)}"
+    for number, step in enumerate(examination.verdict.proof, start=1):
+        yield f"proof {number}: {step}"
     for process in evidence.processes:
         yield ""
         yield from _process_lines(process)
@@ -103,6 +108,8 @@ def _lines(examination: Examination, pid: int) -> Iterator[str]:
         yield "could not be read:"
         for phrase in missing:
             yield f"  {phrase}"
+        if examination.allow is not None:
+            yield f"to allow it: {examination.allow}"
 
 
 def _process_lines(process: ProcessEvidence) -> Iterator[str]:

@@ -5,13 +5,30 @@ from __future__ import annotations
 import os
 import sys
 
-from unsloth_watch.errors import UsageError, WatchError
+from unsloth_watch.errors import EXIT_SUPERVISOR, UsageError, WatchError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("inspect",)
+VERBS = (
+    "attach",
+    "bundle",
+    "cache",
+    "capture",
+    "doctor",
+    "pause",
+    "reload",
+    "replay",
+    "report",
+    "restart",
+    "resume",
+    "runs",
+    "service",
+    "show",
+    "stop",
+    "inspect",
+)
 """First words that are a verb of ours; after ``--`` everything is the command."""
 
 
@@ -42,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WatchError as error:
         sys.stderr.write(f"unsloth-watch: {error}\n")
         return error.exit_code
+    except Exception:  # a defect of ours: the traceback is for its report, and the guardian ends the job with us
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exc()
+        sys.stderr.write("unsloth-watch: the supervisor failed; please report the lines above\n")
+        return EXIT_SUPERVISOR
 
 
 def _run_verb(verb: str, words: list[str]) -> int:
@@ -65,9 +88,14 @@ def _watch(words: list[str]) -> int:
         raise WatchError(f"the working directory cannot be read ({error.strerror}); change to one that exists") from None
     settings = load_settings(options, os.environ, directory)
 
+    if settings.cache_prune is not None:
+        from unsloth_watch.supervise.housekeeping import prune_before_launch  # noqa: PLC0415 - only where it is asked for
+
+        prune_before_launch(settings.cache_prune)
     from unsloth_watch.supervise.launch import Launch  # noqa: PLC0415
 
     launch = Launch(settings, command, os.environ)
+    launch.reread = lambda: load_settings(options, os.environ, directory)
     try:
         started = launch.start(1, {})
     except WatchError:
@@ -79,7 +107,8 @@ def _watch(words: list[str]) -> int:
     run = begin(launch, started)
     status = run.supervise()
     ending = run.job.ending
-    if ending is not None and ending.signal is not None and status == ending.exit_code:
+    # A service ends with 128+n: its manager must be able to tell the command's death from ours.
+    if ending is not None and ending.signal is not None and status == ending.exit_code and not run.manager.is_present:
         from unsloth_watch.supervise.signals import end_like  # noqa: PLC0415
 
         sys.stdout.flush()

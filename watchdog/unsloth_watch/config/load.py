@@ -220,5 +220,7 @@ def _check_combinations(settings: Settings) -> None:
             f"interval ({settings.interval:g} s) is too long for stall-timeout ({settings.stall_timeout:g} s): "
             "at least four samples must fit; shorten interval"
         )
+    if settings.run_dir is not None and settings.runs_dir is not None:
+        raise ConfigError("run-dir and runs-dir exclude each other: one names this run's directory, the other that of all runs")
     if settings.quiet and settings.verbose:
         raise ConfigError("quiet and verbose exclude each other; drop one")

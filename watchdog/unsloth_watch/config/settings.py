@@ -22,6 +22,7 @@ class Settings:
     """
 
     run_dir: str | None
+    runs_dir: str | None
     name: str | None
     config: str | None
     profile: str | None
@@ -32,8 +33,11 @@ class Settings:
     on_hang: str
     restart_on: tuple[str, ...]
     max_restarts: int
+    live_repair: bool
     stdin: str
     capture: str
+    cache: str
+    cache_prune: float | None
     locals: bool
     quiet: bool
     verbose: bool

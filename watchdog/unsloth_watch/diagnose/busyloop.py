@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 
 from unsloth_watch.diagnose.case import Case, main_thread
 from unsloth_watch.diagnose.fingerprint import fingerprint
-from unsloth_watch.diagnose.frames import python_frames
+from unsloth_watch.diagnose.frames import own_frame, python_frames, read_look
 from unsloth_watch.diagnose.remedies import relaunch
 from unsloth_watch.diagnose.rule import CONFIDENCE
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status
 from unsloth_watch.model.evidence import ProcessEvidence
+from unsloth_watch.model.sample import Look
 from unsloth_watch.model.verdict import State
 
 MIN_LOOKS = 5
@@ -29,17 +30,24 @@ class BusyLoop:
 
     def judge(self, case: Case) -> Diagnosis | None:
         """Return the spinning process; None where none is seen spinning."""
-        if case.verdict is None or case.verdict.state not in {State.HUNG, State.SUSPECTED}:
+        if not case.is_doubted:
             return None
         for process in case.processes:
             thread = main_thread(process)
             looks = case.looks_of(process.ref)
-            places = Counter(look.stack for look in looks)
-            if thread is None or thread.state != "R" or len(looks) < MIN_LOOKS or len(places) > MAX_PLACES:
+            places = count_places(looks)
+            if thread is None or thread.state != "R" or len(looks) < MIN_LOOKS or places > MAX_PLACES:
                 continue
             if all(look.is_active for look in looks):
-                return _explain(case, process, len(looks), len(places))
+                return _explain(case, process, len(looks), places)
         return None
+
+
+def count_places(looks: Sequence[Look]) -> int:
+    """Return how many different stacks the looks show: by line, or by function where a loop of some lines is all there is."""
+    by_line = len({look.stack for look in looks})
+    by_function = len({tuple((frame.function, frame.file) for frame in read_look(look)) for look in looks})
+    return by_function if len(looks) >= 2 * MIN_LOOKS else by_line
 
 
 def _explain(case: Case, process: ProcessEvidence, looks: int, places: int) -> Diagnosis:
@@ -47,10 +55,15 @@ def _explain(case: Case, process: ProcessEvidence, looks: int, places: int) -> D
     frames = python_frames(thread.frames) if thread else ()
     is_hung = case.verdict is not None and case.verdict.state is State.HUNG
     status = Status.SUPPORTED if is_hung and frames else Status.HYPOTHESIS
-    culprit = Culprit(
-        kind="thread", pid=process.ref.pid, thread=thread.name if thread else None, frame=str(frames[0]) if frames else None
-    )
-    where = f" in {frames[0]}" if frames else ""
+    own = own_frame(frames)
+    culprit = Culprit(kind="thread", pid=process.ref.pid, thread=thread.name if thread else None, frame=str(own) if own else None)
+    where = f" in {own}" if own else ""
+    if frames and own is not frames[0]:
+        where += f", below it in {frames[0].function}"
+    native = next((frame.function for frame in thread.frames if frame.is_native), None) if thread else None
+    loop = thread.loops[0] if thread is not None and thread.loops else None
+    statements = [Statement(f"the loop is `{loop.header}`", thread.frames[loop.depth].file)] if loop is not None and thread else []
+    statements += [Statement(f"the innermost native function is {native}", "stack")] if native else []
     return Diagnosis(
         cause=BusyLoop.id,
         title="The program spins",
@@ -61,6 +74,7 @@ def _explain(case: Case, process: ProcessEvidence, looks: int, places: int) -> D
         evidence=(
             Statement(f"the main thread of PID {process.ref.pid} is running", "/proc/PID/task"),
             Statement(f"{looks} looks show {places} different stacks", "looks"),
+            *statements,
         ),
         refuted_by="output, files or counters of the work advance while it runs",
         remedies=(relaunch("nothing outside of the program keeps it there, so a fresh start may pass"),),

@@ -6,22 +6,25 @@ import msgspec
 
 from unsloth_watch.model.evidence import CacheProbe, Evidence, ProcessEvidence, ThreadEvidence
 from unsloth_watch.model.process import ProcessRef
-from unsloth_watch.model.sample import Look
-from unsloth_watch.model.verdict import Verdict
+from unsloth_watch.model.sample import Look, Sample
+from unsloth_watch.model.verdict import State, Verdict
 
 
-class Case(msgspec.Struct, frozen=True):
+class Case(msgspec.Struct, frozen=True, dict=True):
     """One incident.
 
     Attributes:
         evidence: The capture.
         verdict: What the judge said; None for a job that is merely inspected.
         looks: Looks at the stacks before the capture, oldest first: they show whether a stack moves.
+        samples: The newest samples before the capture, oldest first: they show rates, devices and the prompt. Empty where none were
+            kept.
     """
 
     evidence: Evidence
     verdict: Verdict | None = None
     looks: tuple[Look, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
     @property
     def processes(self) -> tuple[ProcessEvidence, ...]:
@@ -40,6 +43,11 @@ class Case(msgspec.Struct, frozen=True):
     def pids(self) -> frozenset[int]:
         """PIDs of the job."""
         return frozenset(process.ref.pid for process in self.processes)
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether the judge has seen no progress for long enough to doubt the job."""
+        return self.verdict is not None and self.verdict.state in {State.SUSPECTED, State.HUNG}
 
     def version(self, library: str) -> str | None:
         """Return a library's installed version, None if unknown; ``_`` and ``-`` are the same."""

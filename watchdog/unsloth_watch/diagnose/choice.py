@@ -9,6 +9,7 @@ import msgspec
 from unsloth_watch.diagnose.case import Case, main_thread
 from unsloth_watch.diagnose.fingerprint import fingerprint
 from unsloth_watch.diagnose.frames import python_frames
+from unsloth_watch.diagnose.recall import recall
 from unsloth_watch.diagnose.remedies import relaunch
 from unsloth_watch.diagnose.rule import Rule
 from unsloth_watch.diagnose.rules import RULES
@@ -37,9 +38,18 @@ def diagnose(case: Case, rules: Sequence[Rule] = RULES) -> Diagnosis:
     ranked = sorted(found, key=lambda answer: (_RANK[answer.status], answer.confidence), reverse=True)
     best = ranked[0] if ranked else _explain_unknown(case)
     others = [
-        f"{other.cause}: {other.status.value} only, confidence {other.confidence:.2f}: {other.summary}" for other in ranked[1:]
+        f"{other.cause}: {_compare(best, other)} ({other.status.value}, confidence {other.confidence:.2f}): {other.summary}"
+        for other in ranked[1:]
     ]
+    best = recall(case, best)
     return msgspec.structs.replace(best, alternatives=(*best.alternatives, *others, *failures))
+
+
+def _compare(best: Diagnosis, other: Diagnosis) -> str:
+    """Return why one answer is left in favour of another."""
+    if _RANK[best.status] > _RANK[other.status] or best.confidence > other.confidence:
+        return f"less firm than {best.cause}"
+    return f"as firm, but says less than {best.cause}"
 
 
 def _explain_unknown(case: Case) -> Diagnosis:

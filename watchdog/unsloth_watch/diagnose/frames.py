@@ -14,9 +14,13 @@ import msgspec
 from unsloth_watch.diagnose.case import Case
 from unsloth_watch.model.evidence import Frame, ProcessEvidence, ThreadEvidence
 from unsloth_watch.model.sample import Look
+from unsloth_watch.waits.place import find_user_frame, is_library, module_of, plain_name
 
-_INSTALLED = re.compile(r".*/(?:site|dist)-packages/(.+)$")
-_STANDARD = re.compile(r".*/lib(?:64)?/(?:python|pypy)\d[^/]*/(?!site-packages/|dist-packages/)(.+)$")
+__all__ = [
+    "Agreement", "Sighting", "compare_looks", "find_frames", "is_import_machinery", "is_library", "is_module", "module_of",
+    "plain_name", "python_frames", "read_look",
+]  # fmt: skip
+
 _LOOK = re.compile(r"(?P<function>.*?) \((?P<file>[/<].*?|[^(]*?)(?::(?P<line>\d+))?\)$")
 TOP_FRAMES = 6
 """Frames that a look holds at most; a shorter one is the whole stack."""
@@ -46,31 +50,12 @@ class Sighting(msgspec.Struct, frozen=True):
         return self.thread.frames[self.depth :]
 
 
-def module_of(file: str) -> str | None:
-    """Return the dotted module of an installed or standard file: ``torch.utils.file_baton``; None for any other file."""
-    match = _INSTALLED.match(file) or _STANDARD.match(file)
-    if match is None:
-        return "importlib" if file.startswith("<frozen importlib") else None
-    path = match[1].removesuffix(".py").removesuffix("/__init__")
-    return path.replace("/", ".")
-
-
-def is_library(file: str) -> bool:
-    """Whether a file belongs to an installed or standard library rather than to the user."""
-    return file.startswith("<frozen ") or _INSTALLED.match(file) is not None or _STANDARD.match(file) is not None
-
-
 def is_module(file: str, module: str) -> bool:
     """Whether a file is the given module, or lies in the given package when ``module`` ends with ``.*``."""
     path = module.removesuffix(".*").replace(".", "/")
     if module.endswith(".*"):
         return f"/{path}/" in file
     return file.endswith((f"/{path}.py", f"/{path}/__init__.py"))
-
-
-def plain_name(function: str) -> str:
-    """Return a function's own name: py-spy says ``FileBaton.wait`` for Python 3.11 and later, ``wait`` for those before."""
-    return function.rpartition(".")[2]
 
 
 def is_import_machinery(frame: Frame) -> bool:
@@ -104,6 +89,12 @@ def find_frames(
 def python_frames(frames: Sequence[Frame]) -> tuple[Frame, ...]:
     """Return the frames of Python code, innermost first."""
     return tuple(frame for frame in frames if not frame.is_native)
+
+
+def own_frame(frames: Sequence[Frame]) -> Frame | None:
+    """Return the innermost frame of the user's own code, else the innermost Python frame, else the innermost; None of none."""
+    found = find_user_frame(frames)
+    return found[1] if found is not None else next(iter(frames), None)
 
 
 def read_look(look: Look) -> tuple[Frame, ...]:

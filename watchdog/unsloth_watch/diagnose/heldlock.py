@@ -122,7 +122,7 @@ def _know_caller(frames: tuple[Frame, ...]) -> KnownFrame | None:
 
 def _find_holders(case: Case, sighting: Sighting, known: KnownFrame | None) -> tuple[FileLock, ...]:
     """Return the locks of others that this wait may be for: below the caller's cache, or on a file that the waiter has open."""
-    opened = {descriptor.target for descriptor in sighting.process.descriptors or ()}
+    opened = {descriptor.target for descriptor in sighting.process.descriptors or ()} | set(sighting.process.glimpses)
     candidates = {lock for probe in case.caches(known.cache) for lock in probe.lock_holders} if known else set()
     candidates |= {lock for lock in case.evidence.locks if lock.path in opened}
     outside = {
@@ -145,7 +145,8 @@ def _weigh(waiter: _Waiter) -> Status:
         return Status.ESTABLISHED
     is_one = len({(lock.device, lock.inode) for lock in waiter.holders}) == 1
     is_kernel = all(lock.kind != EXISTENCE for lock in waiter.holders)
-    if is_one and is_kernel and waiter.known is not None and waiter.is_lasting:
+    is_tried = all(lock.path in waiter.process.glimpses for lock in waiter.holders)
+    if is_one and is_kernel and (waiter.known is not None or is_tried) and waiter.is_lasting:
         return Status.ESTABLISHED
     return Status.SUPPORTED if waiter.is_lasting or is_one else Status.HYPOTHESIS
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from unsloth_watch.diagnose.libraryremedies import SETTINGS
 from unsloth_watch.model.diagnosis import Remedy
 from unsloth_watch.model.evidence import CacheProbe, LockFile, ProcessEvidence
 from unsloth_watch.model.invocation import read_invocation
@@ -56,7 +57,7 @@ def choose_remedies(ids: Iterable[str], need: Need) -> tuple[Remedy, ...]:
     Raises:
         KeyError: An id is unknown: a fault of this program's own knowledge.
     """
-    found = [BUILDERS[name](need) for name in ids]
+    found = [BUILDERS[name](need) if name in BUILDERS else SETTINGS[name](need.process, need.version) for name in ids]
     return tuple(remedy for remedy in found if remedy is not None)
 
 
@@ -156,6 +157,7 @@ def _redirect_compile_cache(need: Need) -> Remedy | None:
         why=f"{need.named} reads UNSLOTH_COMPILE_LOCATION, so the next attempt can have a cache of its own",
         kind="environment",
         environment={"UNSLOTH_COMPILE_LOCATION": f"{PRIVATE}/unsloth_compiled_cache"},
+        overrides=("UNSLOTH_COMPILE_LOCATION",),
         make_directories=(f"{PRIVATE}/unsloth_compiled_cache",),
     )
 
@@ -179,6 +181,7 @@ def _redirect_temp(need: Need) -> Remedy | None:
         why=f"{need.named} keeps this cache below the temporary directory, and TMPDIR moves that",
         kind="environment",
         environment={"TMPDIR": f"{PRIVATE}/temporary"},
+        overrides=("TMPDIR",),
         make_directories=(f"{PRIVATE}/temporary",),
     )
 
@@ -206,6 +209,12 @@ def _wandb_offline(need: Need) -> Remedy | None:
     )
 
 
+def _upgrade_library(need: Need) -> Remedy | None:
+    if not need.upgrade:
+        return None
+    return Remedy("upgrade-library", f"{need.named} does this, {need.upgrade} does not", "advice", advice=need.advice)
+
+
 BUILDERS: dict[str, Callable[[Need], Remedy | None]] = {
     "import-path": _import_path,
     "quarantine-shadow": _quarantine_shadow,
@@ -217,5 +226,8 @@ BUILDERS: dict[str, Callable[[Need], Remedy | None]] = {
     "redirect-temp": _redirect_temp,
     "quarantine-lock-file": _quarantine_lock_file,
     "wandb-offline": _wandb_offline,
+    "upgrade-library": _upgrade_library,
 }
-"""Every remedy, by id."""
+"""Every remedy that depends on more than the process and the version, by id; the others are `SETTINGS`."""
+REMEDIES = frozenset(BUILDERS) | frozenset(SETTINGS)
+"""Ids of all of them."""

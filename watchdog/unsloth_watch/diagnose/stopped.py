@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from unsloth_watch.diagnose.blame import trace
 from unsloth_watch.diagnose.case import Case, main_thread
 from unsloth_watch.diagnose.fingerprint import fingerprint
+from unsloth_watch.diagnose.remedies import relaunch
 from unsloth_watch.diagnose.rule import CONFIDENCE
+from unsloth_watch.diagnose.stdinwait import reads_terminal
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Remedy, Statement, Status
 from unsloth_watch.model.evidence import ProcessEvidence
 
 
 class ProcessStopped:
-    """State T (a signal) or t (a tracer)."""
+    """State T (a signal) or t (a tracer); one that a terminal stopped because it read from it waits for an answer instead."""
 
     id = "process-stopped"
 
     def judge(self, case: Case) -> Diagnosis | None:
         """Return the stopped process, the root first; None where none is stopped."""
         root = case.root
-        stopped = [process for process in case.processes if process.state in {"T", "t"}]
+        stopped = [process for process in case.processes if process.state in {"T", "t"} and not reads_terminal(process)]
         if not stopped:
             return None
         process = root if root in stopped and root is not None else stopped[0]
         # A stopped root or parent of all others settles it. A stopped helper may be stopped for good reasons of the job's own.
-        is_settled = process is root or _is_awaited(case, process)
+        found = trace(case)
+        is_awaited = found is not None and found.end[0] == process.ref.pid
+        is_settled = process is root or is_awaited or _is_awaited(case, process)
         return _explain(process, Status.ESTABLISHED if is_settled else Status.SUPPORTED)
 
 
@@ -64,6 +69,7 @@ def _explain(process: ProcessEvidence, status: Status) -> Diagnosis:
         culprit=culprit,
         evidence=tuple(statements),
         refuted_by="the process is in another state a second later without having been continued",
-        remedies=(remedy,),
+        # A tracer comes back to the next attempt as well; what a signal stopped is not stopped when it starts anew.
+        remedies=(remedy,) if is_traced else (remedy, relaunch("a process that starts anew is not stopped")),
         fingerprint=fingerprint(ProcessStopped.id, culprit, thread.frames if thread else ()),
     )

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 import msgspec
 
 from unsloth_watch.judge.meter import Meter
+from unsloth_watch.judge.quantity import format_size
 from unsloth_watch.judge.rules import (
     FILE_BYTES_PER_S,
+    GPU_FLOOR_FACTOR,
     GPU_PCIE_BYTES_PER_S,
     GPU_PCIE_FLOOR_FACTOR,
     GPU_TRAFFIC_PERCENT,
+    LEAK,
     MEMORY_BYTES,
     STORAGE_BYTES_PER_S,
     Rules,
@@ -66,9 +69,11 @@ def weigh_files(memory: DataMemory, files: tuple[FileSample, ...], rules: Rules,
         gained += gain
         if gain > most:
             most, place = gain, file.path
-    meter, credit = memory.file_meter.add(at, gained, window_s=rules.stall_s, quota=FILE_BYTES_PER_S * rules.meter_s)
+    meter, credit = memory.file_meter.add(
+        at, gained, leak_per_s=LEAK * FILE_BYTES_PER_S, quota=(1 - LEAK) * FILE_BYTES_PER_S * rules.meter_s
+    )
     after = msgspec.structs.replace(memory, furthest=furthest, file_meter=meter)
-    detail = f"{_size(credit)} of new ground in files{f', most in {place}' if place else ''}"
+    detail = f"{format_size(credit)} of new ground in files{f', most in {place}' if place else ''}"
     return after, [Progress(at, Tier.DATA, "file", detail)] if credit else []
 
 
@@ -87,15 +92,15 @@ def weigh_processes(
         grown += max(0, process.rss_bytes - peak)
         peaks[process.ref] = max(peak, process.rss_bytes)
     storage_meter, storage_credit = memory.storage_meter.add(
-        at, moved, window_s=rules.stall_s, quota=STORAGE_BYTES_PER_S * rules.meter_s
+        at, moved, leak_per_s=LEAK * STORAGE_BYTES_PER_S, quota=(1 - LEAK) * STORAGE_BYTES_PER_S * rules.meter_s
     )
-    memory_meter, memory_credit = memory.memory_meter.add(at, grown, window_s=rules.stall_s, quota=MEMORY_BYTES)
+    memory_meter, memory_credit = memory.memory_meter.add(at, grown, leak_per_s=MEMORY_BYTES / rules.stall_s, quota=MEMORY_BYTES)
     commands = frozenset(process.comm for process in processes) - memory.commands
     found = []
     if storage_credit:
-        found.append(Progress(at, Tier.DATA, "storage", f"{_size(storage_credit)} from or to storage"))
+        found.append(Progress(at, Tier.DATA, "storage", f"{format_size(storage_credit)} from or to storage"))
     if memory_credit:
-        found.append(Progress(at, Tier.DATA, "memory", f"resident memory grew by {_size(memory_credit)}"))
+        found.append(Progress(at, Tier.DATA, "memory", f"resident memory grew by {format_size(memory_credit)}"))
     if commands and memory.commands:
         found.append(Progress(at, Tier.DATA, "process", f"a program not seen before: {', '.join(sorted(commands))}"))
     after = msgspec.structs.replace(
@@ -121,26 +126,26 @@ def weigh_gpus(memory: DataMemory, gpus: tuple[GpuSample, ...], at: float) -> tu
             peak = peaks.get(gpu.uuid, gpu.own_memory_bytes)
             if gpu.own_memory_bytes - peak >= MEMORY_BYTES:
                 found.append(
-                    Progress(at, Tier.DATA, "gpu", f"GPU {gpu.index}: memory grew by {_size(gpu.own_memory_bytes - peak)}")
+                    Progress(at, Tier.DATA, "gpu", f"GPU {gpu.index}: memory grew by {format_size(gpu.own_memory_bytes - peak)}")
                 )
             peaks[gpu.uuid] = max(peak, gpu.own_memory_bytes)
         traffic = _traffic(gpu, floors)
-        if traffic and not gpu.is_shared and gpu.own_memory_bytes != 0:
+        if traffic and not gpu.is_shared and gpu.is_ours:
             found.append(Progress(at, Tier.DATA, "gpu", f"GPU {gpu.index}: {traffic}"))
     return msgspec.structs.replace(memory, pcie_floor=floors, peak_gpu=peaks), found
 
 
 def _traffic(gpu: GpuSample, floors: dict[str, float]) -> str:
-    """Return what moves on the device, in words; update its floor."""
+    """Return what moves on the device beyond what it shows at rest, in words; update its floor."""
     parts = []
-    if gpu.dram is not None and gpu.dram > GPU_TRAFFIC_PERCENT:
+    if gpu.dram is not None and gpu.dram > max(GPU_TRAFFIC_PERCENT, GPU_FLOOR_FACTOR * (gpu.floor_dram or 0.0)):
         parts.append(f"DRAM {gpu.dram:.1f} %")
-    if gpu.tensor is not None and gpu.tensor > GPU_TRAFFIC_PERCENT:
+    if gpu.tensor is not None and gpu.tensor > max(GPU_TRAFFIC_PERCENT, GPU_FLOOR_FACTOR * (gpu.floor_tensor or 0.0)):
         parts.append(f"tensor cores {gpu.tensor:.1f} %")
     if gpu.pcie_rx is not None and gpu.pcie_tx is not None:
         pcie = gpu.pcie_rx + gpu.pcie_tx
         floor = floors.get(gpu.uuid)
-        if pcie > max(GPU_PCIE_BYTES_PER_S, GPU_PCIE_FLOOR_FACTOR * (floor or 0.0)):
+        if pcie > max(GPU_PCIE_BYTES_PER_S, GPU_PCIE_FLOOR_FACTOR * max(floor or 0.0, gpu.floor_pcie or 0.0)):
             parts.append(f"PCIe {pcie / 1e6:.0f} MB/s")
         # The floor is learned from quiet moments alone: a run that never rests must not raise it over its own traffic.
         if pcie <= GPU_PCIE_BYTES_PER_S:
@@ -149,17 +154,12 @@ def _traffic(gpu: GpuSample, floors: dict[str, float]) -> str:
 
 
 def has_gpu_effort(gpus: tuple[GpuSample, ...], least_percent: float) -> bool:
-    """Whether a device of ours is busy, by utilisation, whatever it does."""
+    """Whether a device of ours is busy, by utilisation, whatever it does.
+
+    Of a shared device only our own share counts; where the driver does not tell whose it is, it may be ours.
+    """
     return any(
-        ((gpu.own_utilization if gpu.is_shared else gpu.utilization) or 0.0) >= least_percent
+        ((gpu.own_utilization if gpu.is_shared and gpu.own_utilization is not None else gpu.utilization) or 0.0) >= least_percent
         for gpu in gpus
-        if gpu.own_memory_bytes != 0
+        if gpu.is_ours
     )
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GiB"

@@ -12,10 +12,14 @@ from unsloth_watch.judge.rules import (
     COMPUTING_CORE,
     COMPUTING_TREE,
     FAULTS_PER_S,
+    LEAST_SHARE,
+    MOST_CROWDING,
     POLLING_BYTES,
     POLLING_CALLS_PER_S,
     POLLING_CORE,
+    SHORT_EFFORT_S,
     VOLUME_BYTES_PER_S,
+    WAKEUP_CPU_S,
     Rules,
 )
 from unsloth_watch.model.process import ProcessRef, ProcessSample
@@ -46,10 +50,11 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Tick(msgspec.Struct, frozen=True):
-    """Loads of all processes at one moment."""
+    """Loads of all processes at one moment, and the share of a core that a thread which wanted to run got."""
 
     at: float
     loads: Mapping[ProcessRef, Load]
+    share: float = 1.0
 
 
 class Effort(msgspec.Struct, frozen=True):
@@ -65,6 +70,8 @@ class Effort(msgspec.Struct, frozen=True):
         wakeups: Voluntary context switches a second of the main threads.
         seconds: Length of the window that the rates are over.
         detail: The reason for ``kind``, one phrase.
+        share: By what the rates that count were scaled, because others wanted the CPU too.
+        crowding: How far the machine is beyond what can be scaled for: the limits are so many times longer.
     """
 
     kind: Kind
@@ -76,10 +83,20 @@ class Effort(msgspec.Struct, frozen=True):
     wakeups: float
     seconds: float
     detail: str
+    share: float = 1.0
+    crowding: float = 1.0
 
 
-def tick_of(processes: tuple[ProcessSample, ...], at: float) -> Tick:
-    """Reduce processes to what the rates need."""
+def tick_of(processes: tuple[ProcessSample, ...], at: float, before: Tick | None = None, *, cpu_share: float | None = None) -> Tick:
+    """Reduce processes to what the rates need.
+
+    Args:
+        processes: As sampled.
+        at: Now, effective seconds.
+        before: The tick before this one, None for the first.
+        cpu_share: As sampled; where it is unknown the one before stands.
+    """
+    earlier = before.loads if before is not None else {}
     return Tick(
         at,
         {
@@ -91,34 +108,81 @@ def tick_of(processes: tuple[ProcessSample, ...], at: float) -> Tick:
                 (process.rchar or 0) + (process.wchar or 0),
                 process.syscr or 0,
                 process.vctx or 0,
-                process.state == "R" or bool(process.thread_states and process.thread_states.get("R")),
+                _is_runnable(process, earlier.get(process.ref)),
             )
             for process in processes
             if process.state not in "ZX"
         },
+        cpu_share if cpu_share is not None else before.share if before is not None else 1.0,
     )
+
+
+def _is_runnable(process: ProcessSample, before: Load | None) -> bool:
+    """Whether one of its threads runs or wants to.
+
+    The states of many threads are dear and not read at every tick. Where they were not, a process that wanted to run and got some
+    CPU since wants to still.
+    """
+    if process.state == "R":
+        return True
+    if process.thread_states is None:
+        return before is not None and before.is_runnable and process.cpu_s > before.cpu_s
+    return "R" in process.thread_states
 
 
 def measure_effort(history: tuple[Tick, ...], now: Tick, rules: Rules) -> Effort:
     """Return the effort over the window that ends with ``now``.
+
+    The end of the window must show it too, and computing the newest tick: what has ended is no effort. A job whose rates are
+    reached over the whole window reaches them in some part of it as well, so one that works in bursts is seen at each of them.
 
     Args:
         history: Earlier ticks, oldest first; at least one.
         now: The newest tick.
         rules: For the length of the window.
     """
+    effort = _measure(history, now, rules.effort_s)
+    if effort.kind is not Kind.NONE and rules.effort_s > SHORT_EFFORT_S:
+        lately = _measure(history, now, SHORT_EFFORT_S)
+        if lately.kind < effort.kind:
+            effort = msgspec.structs.replace(effort, kind=lately.kind, detail=lately.detail)
+    if effort.kind is Kind.COMPUTING and not _is_going_on(history[-1], now, effort.share):
+        return msgspec.structs.replace(effort, kind=Kind.NONE, detail="")
+    return effort
+
+
+def _is_going_on(before: Tick, now: Tick, share: float) -> bool:
+    """Whether anything was computed or moved in volume between two ticks, or somebody wants to run."""
+    seconds = now.at - before.at
+    core = volume = 0.0
+    for ref, load in now.loads.items():
+        earlier = before.loads.get(ref)
+        core += load.cpu_s if earlier is None else load.cpu_s - earlier.cpu_s + max(0.0, load.reaped_cpu_s - earlier.reaped_cpu_s)
+        volume += 0 if earlier is None else max(0, load.volume - earlier.volume)
+        if load.is_runnable:
+            return True
+    return core >= share * COMPUTING_CORE * seconds or volume >= VOLUME_BYTES_PER_S * seconds
+
+
+def _measure(history: tuple[Tick, ...], now: Tick, window_s: float) -> Effort:
     # The newest tick that is a whole window old, else the oldest there is.
-    start = next((tick for tick in reversed(history) if now.at - tick.at >= rules.effort_s), history[0])
+    start = next((tick for tick in reversed(history) if now.at - tick.at >= window_s), history[0])
     seconds = max(now.at - start.at, 1e-9)
     core = busiest = faults = volume = calls = wakeups = 0.0
     is_computing = False
+    # Who works gets less on a crowded machine than on one with cores to spare.
+    shares = [tick.share for tick in history if tick.at > start.at] + [now.share]
+    mean = sum(shares) / len(shares)
+    share = max(LEAST_SHARE, mean)
     for ref, load in now.loads.items():
         before = start.loads.get(ref)
         own = load.cpu_s - before.cpu_s if before else load.cpu_s
         reaped = load.reaped_cpu_s - before.reaped_cpu_s if before else 0.0
         core += own + max(0.0, reaped)
         busiest = max(busiest, own)
-        is_computing = is_computing or own / seconds >= (POLLING_CORE if _is_polling(before, load, seconds) else COMPUTING_CORE)
+        least = POLLING_CORE if _is_polling(before, load, seconds) else COMPUTING_CORE
+        is_working = before is None or own >= WAKEUP_CPU_S * (load.vctx - before.vctx)
+        is_computing = is_computing or own / seconds >= (share * least if is_working else least)
         if before is None:
             continue
         # A fork makes its parent fault on every page that it touches again: no sign of work.
@@ -128,11 +192,11 @@ def measure_effort(history: tuple[Tick, ...], now: Tick, rules: Rules) -> Effort
         calls += max(0, load.calls - before.calls)
         wakeups += max(0, load.vctx - before.vctx)
     core, busiest, faults, volume, calls, wakeups = (value / seconds for value in (core, busiest, faults, volume, calls, wakeups))
-    is_computing = is_computing or core >= COMPUTING_TREE
+    is_computing = is_computing or core >= share * COMPUTING_TREE
     kind, detail = _classify(
-        history, now, rules, is_computing=is_computing, core=core, busiest=busiest, faults=faults, volume=volume
+        history, now, window_s, is_computing=is_computing, core=core, busiest=busiest, faults=faults, volume=volume
     )
-    return Effort(kind, core, busiest, faults, volume, calls, wakeups, seconds, detail)
+    return Effort(kind, core, busiest, faults, volume, calls, wakeups, seconds, detail, share, min(MOST_CROWDING, share / mean))
 
 
 def _is_polling(before: Load | None, load: Load, seconds: float) -> bool:
@@ -147,7 +211,7 @@ def _is_polling(before: Load | None, load: Load, seconds: float) -> bool:
 def _classify(
     history: tuple[Tick, ...],
     now: Tick,
-    rules: Rules,
+    window_s: float,
     *,
     is_computing: bool,
     core: float,
@@ -166,7 +230,7 @@ def _classify(
     if volume >= VOLUME_BYTES_PER_S:
         return Kind.COMPUTING, f"{volume / 1048576:.0f} MiB/s through read and write calls"
     # On an overloaded machine a job gets little CPU although it asks for it all the time: runnable is computing.
-    recent = [tick for tick in history if now.at - tick.at <= rules.effort_s]
+    recent = [tick for tick in history if now.at - tick.at <= window_s]
     for ref, load in now.loads.items():
         if load.is_runnable and len(recent) >= 2:
             runnable = sum(1 for tick in recent if ref in tick.loads and tick.loads[ref].is_runnable)

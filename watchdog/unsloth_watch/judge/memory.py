@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
+from unsloth_watch.judge.connections import Flow
 from unsloth_watch.judge.data import DataMemory
 from unsloth_watch.judge.effort import Tick
+from unsloth_watch.judge.inquiry import Inquiry
 from unsloth_watch.judge.work import WorkMemory
 from unsloth_watch.model.sample import Look
 from unsloth_watch.model.verdict import Progress
@@ -24,10 +28,12 @@ class Memory(msgspec.Struct, frozen=True):
         churn_at: Newest moment of churning or progress.
         work: Counters.
         data: Furthest points and meters.
+        flows: TCP connections by inode.
         ticks: Loads over the effort window, oldest first.
         looks: Looks at stacks since the last progress, oldest first.
         asked_at: When a look was last asked for.
         phase: Last guess of the phase.
+        inquiry: What is known towards a proof.
     """
 
     at: float | None = None
@@ -39,8 +45,10 @@ class Memory(msgspec.Struct, frozen=True):
     churn_at: float = 0.0
     work: WorkMemory = WorkMemory()
     data: DataMemory = DataMemory()
+    flows: Mapping[int, Flow] = {}
     ticks: tuple[Tick, ...] = ()
     looks: tuple[Look, ...] = ()
     asked_at: float | None = None
     heartbeats: int | None = None
     phase: str = "start"
+    inquiry: Inquiry = Inquiry()

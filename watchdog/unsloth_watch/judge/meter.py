@@ -1,4 +1,8 @@
-"""A meter: adds up a flow over a sliding window and says when enough has come together to count."""
+"""A meter: a leaking bucket that says when a flow has been strong enough for long enough to count.
+
+A sum over a sliding window would do for a steady flow, but either it starts over when it counts (then a little more flow early can
+make it count earlier for the last time, and bring a hang nearer), or it goes on counting the same burst for the whole window.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,33 @@ import msgspec
 
 
 class Meter(msgspec.Struct, frozen=True):
-    """Amounts in the window, oldest first, as (seconds, amount)."""
+    """The bucket.
 
-    entries: tuple[tuple[float, float], ...] = ()
+    Attributes:
+        level: What is in it.
+        at: When that was, effective seconds; None before the first.
+        gathered: What came since it last counted.
+    """
 
-    def add(self, at: float, amount: float, *, window_s: float, quota: float) -> tuple[Meter, float]:
+    level: float = 0.0
+    at: float | None = None
+    gathered: float = 0.0
+
+    def add(self, at: float, amount: float, *, leak_per_s: float, quota: float) -> tuple[Meter, float]:
         """Add ``amount`` at ``at``.
 
+        Args:
+            at: Now, effective seconds.
+            amount: What came since the last call.
+            leak_per_s: Flow that never counts, however long it lasts.
+            quota: What must come together beyond the leak.
+
         Returns:
-            The meter after it, and the sum that counted: 0 while the quota is not reached; when it is, the whole sum, and the
-            meter starts over.
+            The meter after it, and what came since it last counted; 0 while it does not count.
         """
-        kept = tuple(entry for entry in self.entries if entry[0] > at - window_s)
-        if amount > 0:
-            kept = (*kept, (at, amount))
-        total = sum(entry[1] for entry in kept)
-        if total >= quota:
-            return Meter(), total
-        return Meter(kept), 0.0
+        leaked = leak_per_s * (at - self.at) if self.at is not None else 0.0
+        level = max(0.0, self.level - leaked) + amount
+        gathered = self.gathered + amount
+        if amount > 0 and level >= quota:
+            return Meter(quota, at), gathered
+        return Meter(level, at, gathered), 0.0

@@ -4,21 +4,39 @@ Starting at the command's main thread, everybody is collected who could wake it,
 them runs, none wakes by the clock (apart from known loops that only look and go back), and none waits for anything outside, then
 the main thread will never go on. Two surveys some seconds apart must show the very same waits, without a single wake-up between.
 Whatever cannot be read, or is not understood, is a doubt, and a doubt cancels the proof, never the stall timeout.
+
+What no survey can see, and a proof therefore takes for absent: an alarm(2) without a handler that will kill a child, a receive
+timeout set on a socket of the job's own (SO_RCVTIMEO), and a descriptor that lies unread in a socket between two processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import msgspec
 
-from unsloth_watch.model.evidence import Evidence, ProcessEvidence, ThreadEvidence
-from unsloth_watch.waits.scene import Doubt, Key, Scene, find_wakers, is_harmless
-from unsloth_watch.waits.wait import Wait
+from unsloth_watch.model.evidence import Evidence, ThreadEvidence
+from unsloth_watch.waits.loops import PERIOD_S
+from unsloth_watch.waits.scene import Doubt, Key, Scene, has_ended, is_harmless, is_helper
+from unsloth_watch.waits.trace import Step, Trace, trace
+from unsloth_watch.waits.wait import find_loop_depth
 
 LEAST_APART_S = 1.9
-"""Seconds between two surveys of a proof."""
-_SIGALRM, _SIGVTALRM, _SIGPROF, _SIGCHLD, _SIGIO = 14, 26, 27, 17, 29
-_WAKING = sum(1 << number - 1 for number in (_SIGALRM, _SIGVTALRM, _SIGPROF, _SIGIO))
-"""Signals that the kernel itself sends by a clock or for I/O; a handler for one may wake a main thread."""
+"""Seconds between the first and the last survey of a proof."""
+LOOP_APART_S = PERIOD_S + 0.5
+"""The same where it rests on a known loop, which must be seen to go back."""
+STOPPED_APART_S = 5.0
+"""The same where it rests on a process that was stopped by a signal: whoever stopped it may be about to continue it."""
+MARGIN_SURVEYS = 3
+"""Surveys of a proof that needs such a margin."""
+LOOP_CORE = 0.05
+"""Share of a core above which a loop does more than look (torch's and datasets' loops: below 1 %)."""
+LEAST_RETURNS = 2
+"""Wake-ups between the surveys after which a clocked thread of another process counts as one that goes back."""
+
+
+MOST_STEPS = 60
+"""Steps of a proof that are told one by one: a job of 64 ranks has thousands of waiting threads."""
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -33,82 +51,132 @@ class Proof(msgspec.Struct, frozen=True):
     threads: int
 
 
-def prove(first: Evidence, second: Evidence, *, is_gpu_idle: bool) -> Proof | Doubt:
+def prove(surveys: Sequence[Evidence], *, is_gpu_idle: bool) -> Proof | Doubt:
     """Prove that a job can never go on, or say what stands against it.
 
     Args:
-        first: The earlier survey.
-        second: The later one, at least ``LEAST_APART_S`` after it.
+        surveys: Surveys without any progress between them, oldest first; at least one.
         is_gpu_idle: Whether all devices of the job are known to have done nothing since the first survey, or it has none.
     """
-    if second.at - first.at < LEAST_APART_S:
-        return Doubt("the surveys are too close together")
-    before, now = Scene(first, is_gpu_idle), Scene(second, is_gpu_idle)
-    root = now.processes.get(second.root.pid) if second.root is not None else None
-    if root is None or second.root != first.root or not root.threads:
-        return Doubt("the command itself could not be read")
-    start = (root.ref.pid, root.threads[0].tid)
-    steps: list[str] = []
-    seen: dict[Key, None] = {start: None}
-    queue = [start]
-    while queue:
-        key = queue.pop(0)
-        found = _wakers(key, before, now)
-        if isinstance(found, Doubt):
-            return found
-        step, wakers = found
-        steps.append(step)
-        for waker in wakers:
-            if waker not in seen:
-                seen[waker] = None
-                queue.append(waker)
-    processes = {pid for pid, _ in seen}
-    for pid in sorted(processes):
-        doubt = _doubt_process(now.processes[pid])
+    now = Scene(surveys[-1], is_gpu_idle, is_strict=True)
+    argument = trace(now)
+    if isinstance(argument, Doubt):
+        return argument
+    if argument.asked and surveys[-1].unseen is None:
+        return Doubt(f"who outside the job holds {argument.asked[0]} could not be found out")
+    before = Scene(surveys[0], is_gpu_idle, is_strict=True)
+    seconds = surveys[-1].at - surveys[0].at
+    if len(surveys) > 1:
+        doubt = _find_change(before, now, argument, seconds)
         if doubt is not None:
             return doubt
-    steps.append(
-        f"{len(seen)} thread{'s' if len(seen) > 1 else ''} of {len(processes)} process{'es' if len(processes) > 1 else ''} "
-        f"stood unchanged for {second.at - first.at:.1f} s, and nobody else can wake them"
+    least_s = LEAST_APART_S
+    if argument.loops:
+        least_s = LOOP_APART_S
+    elif argument.is_stopped:
+        least_s = STOPPED_APART_S
+    least = MARGIN_SURVEYS if least_s > LEAST_APART_S else 2
+    if len(surveys) < least or seconds < least_s:
+        return Doubt(f"nobody can go on; to be confirmed over {least_s:g} s", is_open=True)
+    return _write(argument, now, seconds)
+
+
+def _write(argument: Trace, now: Scene, seconds: float) -> Proof:
+    pids = {step.key[0] for step in argument.steps}
+    threads = len(argument.steps)
+    lines = list(_tell_steps(argument, now))
+    if len(lines) > MOST_STEPS:
+        lines = [*lines[:MOST_STEPS], f"{len(lines) - MOST_STEPS} more threads wait like these (/proc/PID/task/TID/syscall)"]
+    for key in argument.clocked:
+        lines.append(
+            f"PID {key[0]} thread {now.threads[key].name} wakes by the clock and went back to the same place each time"
+            f" (/proc/{key[0]}/task/{key[1]}/status)"
+        )
+    held = "unchanged" if not argument.loops else "unchanged, or in loops that found nothing,"
+    lines.append(
+        f"{threads} thread{'s' if threads > 1 else ''} of {len(pids)} process{'es' if len(pids) > 1 else ''} stood {held} for"
+        f" {seconds:.1f} s, and nobody else can wake them (voluntary_ctxt_switches of /proc/PID/task/TID/status)"
     )
-    return Proof(tuple(steps), len(seen))
+    return Proof(tuple(lines), threads)
 
 
-def _doubt_process(process: ProcessEvidence) -> Doubt | None:
-    """Return what about a whole process spoils a proof."""
-    pid = process.ref.pid
-    if process.missing or process.descriptors is None:
-        return Doubt(f"PID {pid} could not be read completely: {'; '.join(process.missing) or 'its descriptors'}")
-    if process.signals_caught is None or process.signals_caught & _WAKING:
-        return Doubt(f"PID {pid} handles a signal that a timer may send")
-    if process.has_timers:
-        return Doubt(f"PID {pid} has timers armed")
-    kinds = {descriptor.target for descriptor in process.descriptors}
-    for kind in ("io_uring", "[aio]"):
-        if any(kind in target for target in kinds):
-            return Doubt(f"PID {pid} uses {kind}, by which the kernel itself may wake it")
-    return None
+def _tell_steps(argument: Trace, now: Scene) -> Iterator[str]:
+    """Yield a line for each step; the idle threads of native pools, dozens in each process, are told together."""
+    silent: dict[tuple[int, str], int] = {}
+    for step in argument.steps:
+        if now.threads[step.key].frames or step.is_monitor or now.threads[step.key].is_main:
+            yield f"{step.why} ({_source(step, now)})"
+        else:
+            place = (step.key[0], now.waits[step.key].why)
+            silent[place] = silent.get(place, 0) + 1
+    for (pid, why), count in silent.items():
+        yield f"PID {pid}, {count} thread{'s' if count > 1 else ''} without a Python stack: {why} (/proc/{pid}/task/*/syscall)"
 
 
-def _wakers(key: Key, before: Scene, now: Scene) -> tuple[str, list[Key]] | Doubt:
-    """Return how a thread waits, as a step of the proof, and who could wake it; or why that is not known."""
-    thread = now.threads[key]
-    if is_harmless(key, now):
-        return f"PID {key[0]} thread {thread.name} is a known monitor and wakes nobody", []
-    earlier = before.threads.get(key)
-    if earlier is None or not _is_unchanged(earlier, thread, before.waits[key], now.waits[key]):
-        return Doubt(f"PID {key[0]} thread {thread.name} moved between the surveys")
-    return find_wakers(key, now)
+def _source(step: Step, now: Scene) -> str:
+    """Return the file that a step was read from."""
+    thread = now.threads[step.key]
+    return thread.frames[0].file if step.is_pulse and thread.frames else f"/proc/{step.key[0]}/task/{step.key[1]}/syscall"
 
 
-def _is_unchanged(earlier: ThreadEvidence, later: ThreadEvidence, before: Wait, now: Wait) -> bool:
-    """Whether a thread has not run at all since the earlier survey; a known loop may have woken and gone back."""
-    if before.kind is not now.kind or before.targets != now.targets or earlier.call != later.call:
+def _find_change(before: Scene, now: Scene, argument: Trace, seconds: float) -> Doubt | None:
+    """Return what has moved between the surveys; None where nothing that the argument rests on has."""
+    if {process.ref for process in before.survey.processes} != {process.ref for process in now.survey.processes}:
+        return Doubt("processes came or went between the surveys")
+    pulses = {step.key for step in argument.steps if step.is_pulse}
+    for key, later in now.threads.items():
+        process = now.processes[key[0]]
+        if is_harmless(key, now) or is_helper(process) or has_ended(process):
+            continue
+        earlier = before.threads.get(key)
+        if earlier is None:
+            doubt: str | None = "is new"
+        elif key in argument.loops:
+            doubt = _doubt_loop(earlier, later, seconds)
+        elif key in argument.clocked or key in pulses:
+            doubt = _doubt_clocked(earlier, later, seconds)
+        else:
+            doubt = None if _is_unchanged(key, before, now) else "moved between the surveys"
+        if doubt is not None:
+            return Doubt(f"PID {key[0]} thread {later.name} {doubt}", is_open=doubt == _TOO_SOON)
+    gone = next((key for key in before.threads if key not in now.threads), None)
+    return None if gone is None else Doubt(f"PID {gone[0]} thread {before.threads[gone].name} has ended")
+
+
+_TOO_SOON = "has not been seen to go back yet"
+
+
+def _is_unchanged(key: Key, before: Scene, now: Scene) -> bool:
+    """Whether a thread has not run at all since the earlier survey."""
+    earlier, later = before.threads[key], now.threads[key]
+    if before.waits[key].kind is not now.waits[key].kind or before.waits[key].targets != now.waits[key].targets:
         return False
-    if now.loop is not None:
-        return _stack(earlier) == _stack(later)
+    if earlier.call != later.call or earlier.syscall_args != later.syscall_args:
+        return False
     return earlier.vctx is not None and earlier.vctx == later.vctx and earlier.cpu_s == later.cpu_s
 
 
-def _stack(thread: ThreadEvidence) -> tuple[tuple[str, str], ...]:
-    return tuple((frame.function, frame.file) for frame in thread.frames[-8:])
+def _doubt_loop(earlier: ThreadEvidence, later: ThreadEvidence, seconds: float) -> str | None:
+    """Return what speaks against a thread's being in the same known loop, for the same purpose, all the time."""
+    places = [
+        tuple((frame.function, frame.file, frame.line) for frame in thread.frames[depth + 1 :])
+        for thread in (earlier, later)
+        if (depth := find_loop_depth(thread)) is not None
+    ]
+    if len(places) != 2 or places[0] != places[1]:
+        return "is not in the same loop as before"
+    return _doubt_returns(earlier, later, seconds, 1)
+
+
+def _doubt_clocked(earlier: ThreadEvidence, later: ThreadEvidence, seconds: float) -> str | None:
+    if [str(frame) for frame in earlier.frames] != [str(frame) for frame in later.frames]:
+        return "is at another place than before"
+    return _doubt_returns(earlier, later, seconds, LEAST_RETURNS)
+
+
+def _doubt_returns(earlier: ThreadEvidence, later: ThreadEvidence, seconds: float, least: int) -> str | None:
+    if earlier.vctx is None or later.vctx is None or earlier.cpu_s is None or later.cpu_s is None:
+        return "could not be read"
+    if later.cpu_s - earlier.cpu_s > LOOP_CORE * seconds + 0.02:
+        return "computes"
+    return None if later.vctx - earlier.vctx >= least else _TOO_SOON

@@ -9,10 +9,21 @@ COMPUTING_CORE = 0.10
 unsloth_zoo 2025.3.1: 3.5 %), every healthy phase of the recorded H100 runs kept a core at 90 % or more."""
 COMPUTING_TREE = 0.50
 """Share of a core that the tree burns together, for many workers that are each below ``COMPUTING_CORE``."""
+LEAK = 0.25
+"""Share of a rate that never counts, however long it lasts: a log line now and then adds up to nothing."""
 FILE_BYTES_PER_S = 1024.0
 """New ground in files: a slow download is some kB/s, a heartbeat line a second is some 20 B/s."""
 STORAGE_BYTES_PER_S = 64 * 1024.0
 """Bytes from and to storage: a status file of 4 KiB rewritten each second dirties 4 KiB/s."""
+LEAST_SHARE = 0.3
+"""Least share of a core by which the rates of effort are scaled down on a crowded machine. With six to eight runnable threads on
+two cores a job of 15 % duty got 3.8 % of one, a poll loop of 3.5 % got 3.0 and a monitor of 3 % got 2.0."""
+MOST_CROWDING = 3.0
+"""Factor by which the limits grow at most where a thread gets less than ``LEAST_SHARE``, and CPU no longer tells work from polls:
+with sixteen runnable threads on two cores that job got 3 %."""
+WAKEUP_CPU_S = 0.004
+"""CPU seconds between two sleeps from which a process works and does not poll: 19 ms in that job, 0.4 in that loop, 2 in that
+monitor. Only who works is scaled for: a poll loop must not come to count as work because the machine is crowded."""
 POLLING_CORE = 0.30
 """Share of a core that a process must burn to compute where it polls files: small reads many times a second, with a sleep between
 them and none on new ground. The import loop above took 3.5 % on one host and 6 % on a loaded one; a slow host takes more."""
@@ -22,8 +33,23 @@ POLLING_BYTES = 4096.0
 """Bytes a read at most, on average, in a poll (the import loop: 70 to 100)."""
 VOLUME_BYTES_PER_S = 4 * 1024 * 1024.0
 """Bytes through read and write calls that count as effort: the retry loop above re-reads 12 KiB/s."""
+CONNECTION_BYTES_PER_S = 1024.0
+"""Steady bytes over one TCP connection, both directions together: a trickle of 3 kB/s is a download; a keep-alive moves some
+10 B/s, telemetry of wandb's kind 4 KB every half minute."""
+CONNECTION_LEAK = 0.5
+"""The same as ``LEAK`` for connections: telemetry adds up to 300 B/s."""
+CONNECTION_BURST = 1 / 3
+"""Share of a connection's quota that one look may add: a message of telemetry is one burst, a transfer shows in every look."""
+INSIDE_BYTES_PER_S = 64 * 1024.0
+"""The same for a connection between two processes of the job: a rank that polls a store a hundred times a second for a key moves
+12 KB/s and gets nowhere, one that exchanges gradients moves megabytes."""
+SHORTEST_FLOW_S = 6.0
+"""Shortest window of a connection's flow, seconds: three looks at 1 Hz with one late, or at the longest rest of the sensor."""
 MEMORY_BYTES = 8 * 1024 * 1024
 """Growth of a resident set beyond its highest mark: allocators breathe by less."""
+SHORT_EFFORT_S = 3.0
+"""Seconds at the end of the effort window that must show the effort too: three samples at 1 Hz. Over the window alone (30 s with
+the default timeout) a job that stands still would count as computing for 27 s more."""
 FAULTS_PER_S = 200.0
 """Page faults that count as effort: healthy phases fault 385–29,000 times a second, recorded hangs never."""
 CHILD_CPU_S = 0.5
@@ -34,6 +60,9 @@ GPU_PCIE_BYTES_PER_S = 4e6
 """PCIe traffic that counts: 0.3–0.9 MB/s while hung, 54 MB/s in tiny training (H100)."""
 GPU_PCIE_FLOOR_FACTOR = 5.0
 """Multiple of this host's learned PCIe floor that counts as traffic."""
+GPU_FLOOR_FACTOR = 2.0
+"""Multiple of the DRAM and tensor activity that this host's device shows at rest: a screen or a monitor always uses about the
+same."""
 GPU_BUSY_PERCENT = 20.0
 """Utilisation that counts as effort (never as progress): a kernel that never ends shows 100 %."""
 CADENCE_INTERVALS = 3
@@ -67,9 +96,14 @@ class Rules(msgspec.Struct, frozen=True):
         return self.stall_s / 4
 
     @property
+    def connection_s(self) -> float:
+        """Window within which a connection must move its quota, seconds."""
+        return max(SHORTEST_FLOW_S, self.meter_s)
+
+    @property
     def effort_s(self) -> float:
         """Window over which CPU and I/O rates are taken, seconds: long enough for three samples at 1 Hz."""
-        return max(3.0, self.stall_s / 6)
+        return max(SHORT_EFFORT_S, self.stall_s / 6)
 
     @property
     def look_after_s(self) -> float:

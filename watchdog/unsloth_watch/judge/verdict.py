@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import msgspec
 
+from unsloth_watch.judge.connections import weigh_connections
 from unsloth_watch.judge.data import has_gpu_effort, weigh_files, weigh_gpus, weigh_processes
 from unsloth_watch.judge.effort import Effort, Kind, measure_effort, tick_of
+from unsloth_watch.judge.inquiry import ask, measure_core, weigh_surveys
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.phase import guess_phase
 from unsloth_watch.judge.rules import COMPUTING_CORE, GPU_BUSY_PERCENT, Rules
@@ -42,6 +44,7 @@ def judge(memory: Memory, sample: Sample, rules: Rules) -> tuple[Memory, Verdict
     memory, found = _weigh(memory, sample, rules, at)
     memory, effort = _measure(memory, sample, rules, at)
     memory = _remember(memory, sample, found, effort, at)
+    memory = _inquire(memory, sample, at, has_progress=bool(found))
     return _conclude(memory, sample, rules, effort)
 
 
@@ -61,11 +64,11 @@ def _begin(memory: Memory, sample: Sample) -> Memory:
 def _weigh(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[Memory, list[Progress]]:
     """Collect all evidence that the work got further, strongest first."""
     found: list[Progress] = []
-    work, data = memory.work, memory.data
+    work, data, flows = memory.work, memory.data, memory.flows
     if sample.heartbeats is not None and memory.heartbeats is not None and sample.heartbeats != memory.heartbeats:
         found.append(Progress(at, Tier.WORK, "heartbeat", f"the command reported step {sample.heartbeats}"))
     if sample.output is not None:
-        work, more = weigh_readings(work, sample.output.readings, at)
+        work, more = weigh_readings(work, sample.output.readings, at, memory.at)
         found += more
     if sample.files is not None:
         data, more = weigh_files(data, sample.files, rules, at)
@@ -76,15 +79,20 @@ def _weigh(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[Mem
     if sample.gpus is not None:
         data, more = weigh_gpus(data, sample.gpus, at)
         found += more
+    if sample.connections is not None:
+        since = memory.at if memory.at is not None else at
+        flows, more = weigh_connections(flows, sample.connections, rules, since=since, at=at)
+        found += more
     heartbeats = sample.heartbeats if sample.heartbeats is not None else memory.heartbeats
-    return msgspec.structs.replace(memory, work=work, data=data, heartbeats=heartbeats), sorted(found, key=lambda one: one.tier)
+    memory = msgspec.structs.replace(memory, work=work, data=data, flows=flows, heartbeats=heartbeats)
+    return memory, sorted(found, key=lambda one: one.tier)
 
 
 def _measure(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[Memory, Effort]:
     if sample.processes is None or not memory.ticks:
         ticks = memory.ticks if sample.processes is None else (tick_of(sample.processes, at),)
         return msgspec.structs.replace(memory, ticks=ticks), _IDLE
-    now = tick_of(sample.processes, at)
+    now = tick_of(sample.processes, at, memory.ticks[-1], cpu_share=sample.cpu_share)
     effort = measure_effort(memory.ticks, now, rules)
     # Keep one tick that is older than the window, so that the window is always whole.
     old = [tick for tick in memory.ticks if at - tick.at > rules.effort_s][-1:]
@@ -115,11 +123,19 @@ def _remember(memory: Memory, sample: Sample, found: list[Progress], effort: Eff
     return msgspec.structs.replace(memory, at=at, phase=phase)
 
 
+def _inquire(memory: Memory, sample: Sample, at: float, *, has_progress: bool) -> Memory:
+    """Weigh the surveys of a sample, and forget the earlier ones where the job moves."""
+    is_moving = has_progress or sample.processes is None or sample.gap_s > 0
+    is_moving = is_moving or (sample.output is not None and sample.output.is_blocked)
+    core = measure_core(memory.ticks)
+    return msgspec.structs.replace(memory, inquiry=weigh_surveys(memory.inquiry, sample, at, is_moving=is_moving, core=core))
+
+
 def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> tuple[Memory, Verdict]:
     at = memory.at or 0.0
     missing = _missing_senses(sample)
     # Without a sense the judge is slower, never bolder.
-    patience = 2.0 if missing else 1.0
+    patience = max(2.0 if missing else 1.0, effort.crowding)
     silent_s, idle_s = at - memory.progress_at, at - memory.effort_at
     broken = broken_rhythm(memory.work, rules, at)
     is_circling = broken is not None and is_closed_set(memory.looks)
@@ -128,7 +144,9 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
         # It paged or ended children lately: that much longer, but not for ever.
         busy_limit = max(busy_limit, patience * rules.churn_s)
     stall_limit = patience * rules.stall_s
-    is_hung = idle_s >= stall_limit or silent_s >= busy_limit
+    inquiry, wants_survey = ask(memory.inquiry, at)
+    memory = msgspec.structs.replace(memory, inquiry=inquiry)
+    is_hung = idle_s >= stall_limit or silent_s >= busy_limit or bool(inquiry.proof)
     is_computing = idle_s < rules.look_after_s and silent_s >= rules.look_after_s
     if is_hung:
         state = State.HUNG
@@ -146,6 +164,10 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
         reasons.append(f"the rhythm of {broken.name} broke at {broken.best:g}" + (f" of {broken.total:g}" if broken.total else ""))
     if is_circling:
         reasons.append(f"{len(memory.looks)} looks at the stacks found {len({look.stack for look in memory.looks})} places")
+    if inquiry.proof:
+        reasons.insert(0, inquiry.proof[-1])
+    elif inquiry.doubt:
+        reasons.insert(1, f"not proven: {inquiry.doubt}")
     return memory, Verdict(
         state=state,
         at=sample.at,
@@ -156,6 +178,10 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
         wants_look=wants_look,
         phase=memory.phase,
         degraded=missing,
+        is_proven=bool(inquiry.proof),
+        wants_survey=wants_survey,
+        proof=inquiry.proof,
+        doubt=inquiry.doubt,
     )
 
 
@@ -165,13 +191,15 @@ def _missing_senses(sample: Sample) -> tuple[str, ...]:
     processes = sample.processes
     if processes is None:
         missing.append("processes")
-    elif any(process.read_bytes is None for process in processes if process.state not in "ZX"):
+    elif any(None in (one.read_bytes, one.write_bytes, one.rchar, one.wchar) for one in processes if one.state not in "ZX"):
         missing.append("process I/O")
     if sample.output is None:
         missing.append("output")
     if sample.files is None:
         missing.append("files")
-    if sample.gpus is None and (processes is None or any(process.has_gpu for process in processes)):
+    if sample.connections is None:
+        missing.append("connections")
+    if sample.gpus is None and (processes is None or any(process.has_gpu is not False for process in processes)):
         missing.append("gpu")
     return tuple(missing)
 
@@ -194,7 +222,10 @@ def _reasons(memory: Memory, effort: Effort, *, silent_s: float) -> list[str]:
     if effort.kind is not Kind.NONE:
         reasons.append(effort.detail)
     elif effort.seconds:
-        reasons.append(f"{effort.core:.1%} of a core over {effort.seconds:.0f} s (computing starts at {COMPUTING_CORE:.0%})")
+        least = effort.share * COMPUTING_CORE
+        reasons.append(f"{effort.core:.1%} of a core over {effort.seconds:.0f} s (computing starts at {least:.0%})")
+    if effort.crowding > 1:
+        reasons.append(f"more threads want to run here than its cores can serve: limits are {effort.crowding:.1f} times longer")
     if effort.calls >= 1 or effort.wakeups >= 1:
         reasons.append(
             f"{effort.calls:.0f} reads/s, {effort.volume / 1024:.1f} KiB/s and {effort.wakeups:.0f} wake-ups/s, all on known ground"

@@ -88,8 +88,17 @@ class WorkMemory(msgspec.Struct, frozen=True):
     leading: str | None = None
 
 
-def weigh_readings(memory: WorkMemory, readings: tuple[Reading, ...], at: float) -> tuple[WorkMemory, list[Progress]]:
-    """Return the memory after these readings, and the progress that they show."""
+def weigh_readings(
+    memory: WorkMemory, readings: tuple[Reading, ...], at: float, since: float | None = None
+) -> tuple[WorkMemory, list[Progress]]:
+    """Return the memory after these readings, and the progress that they show.
+
+    Args:
+        memory: From the previous sample.
+        readings: What was printed since then.
+        at: Now, effective seconds.
+        since: When the previous sample was taken; None for the first: nothing is known of when its lines were printed.
+    """
     if not readings:
         return memory, []
     counters = dict(memory.counters)
@@ -104,7 +113,7 @@ def weigh_readings(memory: WorkMemory, readings: tuple[Reading, ...], at: float)
             continue
         key = f"{reading.shape}/{reading.name}/{reading.total}"
         before = counters.get(key)
-        after = _advance(before, reading, at)
+        after = _advance(before, reading, at, since)
         if after is None:
             continue
         counters[key] = after
@@ -115,16 +124,16 @@ def weigh_readings(memory: WorkMemory, readings: tuple[Reading, ...], at: float)
     return WorkMemory(counters, frozenset(shapes), leading), found
 
 
-def _advance(before: Counter | None, reading: Reading, at: float) -> Counter | None:
+def _advance(before: Counter | None, reading: Reading, at: float, since: float | None) -> Counter | None:
     """Return the counter after ``reading``, or None where it says nothing new."""
     if before is None:
         return Counter(reading.name, reading.value, reading.total, at, at, reading.value, recent=(reading.value,))
     if reading.name in METRICS:
         if reading.value in before.recent:
             return None
-        return _moved(before, reading.value, at, (*before.recent, reading.value)[-_VALUES_KEPT:])
+        return _moved(before, reading.value, at, since, (*before.recent, reading.value)[-_VALUES_KEPT:])
     if reading.value > before.best:
-        return _moved(before, reading.value, at, before.recent)
+        return _moved(before, reading.value, at, since, before.recent)
     if reading.value < before.best and before.is_nearly_complete:
         # A bar that was full (Trainer's evaluation bar is last drawn at 98 %) starts again: the next pass. The pause between passes
         # is no step of its rhythm.
@@ -132,10 +141,12 @@ def _advance(before: Counter | None, reading: Reading, at: float) -> Counter | N
     return None
 
 
-def _moved(before: Counter, value: float, at: float, recent: tuple[float, ...]) -> Counter:
+def _moved(before: Counter, value: float, at: float, since: float | None, recent: tuple[float, ...]) -> Counter:
     intervals = before.intervals
-    if at > before.advanced_at and before.advances >= WARM_UP_ADVANCES:
-        intervals = (*intervals, at - before.advanced_at)[-_INTERVALS_KEPT:]
+    # Several advances in one sample are at most as far apart as the samples are.
+    interval = at - before.advanced_at if at > before.advanced_at else at - since if since is not None else 0.0
+    if interval > 0 and before.advances >= WARM_UP_ADVANCES:
+        intervals = (*intervals, interval)[-_INTERVALS_KEPT:]
     return msgspec.structs.replace(
         before, best=value, advanced_at=at, advances=before.advances + 1, intervals=intervals, recent=recent
     )

@@ -65,6 +65,8 @@ class Remedy(msgspec.Struct, frozen=True, omit_defaults=True):
         quarantine: Paths to move aside once no process of the job lives.
         make_directories: Directories to create.
         advice: What a person should do in the end (``upgrade unsloth_zoo``), a command where there is one.
+        overrides: Variables that are part of the cause, so that the user's own value of them gives way; all others win.
+        stdin: Standard input of the next attempt: ``null`` for /dev/null, empty for what it was.
     """
 
     id: str
@@ -75,6 +77,8 @@ class Remedy(msgspec.Struct, frozen=True, omit_defaults=True):
     quarantine: tuple[str, ...] = ()
     make_directories: tuple[str, ...] = ()
     advice: str = ""
+    overrides: tuple[str, ...] = ()
+    stdin: str = ""
 
 
 class Diagnosis(msgspec.Struct, frozen=True, omit_defaults=True):

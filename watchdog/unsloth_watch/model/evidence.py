@@ -28,6 +28,36 @@ class Frame(msgspec.Struct, frozen=True):
         return f"{self.function} ({self.file}:{self.line})" if self.line else f"{self.function} ({self.file})"
 
 
+class SourceLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the source says at one frame of a stack.
+
+    Attributes:
+        depth: Place of the frame in the stack, 0 for the innermost.
+        text: The line, stripped, at most 120 characters.
+        holds: Expressions of the ``with`` blocks that surround the line, and of ``.acquire()`` calls before it without a release.
+    """
+
+    depth: int
+    text: str
+    holds: tuple[str, ...] = ()
+
+
+class SourceLoop(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A loop of the program's text around the line that a frame stands on.
+
+    Attributes:
+        depth: The frame's place in the stack, 0 for the innermost.
+        header: The loop's first line without its colon: ``while not marker.exists()``.
+        line: The line on which the frame stands.
+        calls: Calls in the loop, with their arguments as written, in order, at most eight.
+    """
+
+    depth: int
+    header: str
+    line: str = ""
+    calls: tuple[str, ...] = ()
+
+
 class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     """One thread, with or without a Python stack.
 
@@ -46,6 +76,12 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         call: Name of the system call; None when in none, or when it is none of those that matter for waits.
         wait: What it waits for, as a phrase for people (``reads from fd 0 → pipe:[12] (standard input)``); None when unknown.
         wait_fds: Descriptors that the call waits on, those of poll, select and epoll included.
+        lines: Source lines of the frames that matter for locks, innermost first; empty where the source could not be read.
+        mutex_owner: Thread that owns the pthread mutex it waits for, from the mutex itself; None where it waits for none.
+        wait_path: Path that the call concerns, as argument or behind its descriptor; None where there is none or it is unreadable.
+        futex: What all who wait on one futex in shared memory have in common, ``device:inode:offset``; None for a private one.
+        loops: Loops in the source around its innermost frames, innermost first; empty where there are none or no source.
+        is_pulse: Whether its own source shows that it only sleeps, prints or writes, and sleeps again, for ever.
     """
 
     tid: int
@@ -62,6 +98,41 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     call: str | None = None
     wait: str | None = None
     wait_fds: tuple[int, ...] = ()
+    lines: tuple[SourceLine, ...] = ()
+    mutex_owner: int | None = None
+    wait_path: str | None = None
+    futex: str | None = None
+    loops: tuple[SourceLoop, ...] = ()
+    is_pulse: bool = False
+
+
+class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A socket with two ends, or one that listens.
+
+    Attributes:
+        kind: ``tcp``, ``tcp6``, ``udp``, ``udp6`` or ``unix``.
+        local: Our end: ``10.0.0.1:4000``, ``[::1]:80``, ``socket:[12]``.
+        remote: The other end; that of a listening socket is ``0.0.0.0:0``.
+        state: ``ESTABLISHED``, ``SYN_SENT``, ``CLOSE_WAIT``, ``LISTEN``, …
+        unsent_bytes: Bytes that the other end has not acknowledged.
+        unread_bytes: Bytes that wait to be read, or connections that wait to be accepted.
+        peer_pid: Process at the other end, where that is on this machine and was looked for.
+        peer_command: Its command line, redacted later.
+    """
+
+    kind: str
+    local: str
+    remote: str
+    state: str
+    unsent_bytes: int = 0
+    unread_bytes: int = 0
+    peer_pid: int | None = None
+    peer_command: str | None = None
+
+    def __str__(self) -> str:
+        has_queue = self.unsent_bytes or self.unread_bytes
+        queues = f", {self.unsent_bytes} B unsent, {self.unread_bytes} B unread" if has_queue else ""
+        return f"{self.kind} {self.local} → {self.remote} {self.state}{queues}"
 
 
 class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -72,7 +143,9 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True):
         target: Path, ``pipe:[n]``, ``socket:[n]`` or ``anon_inode:…``.
         offset: Position; None if unreadable.
         flags: Flags of ``open(2)``; None if unreadable.
-        peer: Both ends and the state of a TCP socket (``tcp 10.0.0.1:4000 → 10.0.0.2:443 ESTABLISHED``); None for all else.
+        peer: Both ends and the state of a socket (``tcp 10.0.0.1:4000 → 10.0.0.2:443 ESTABLISHED``); ``eventfd 7`` and
+            ``pidfd 4711`` for what such a descriptor stands for; None for all else.
+        connection: The same as values; None for all else.
     """
 
     fd: int
@@ -80,6 +153,7 @@ class Descriptor(msgspec.Struct, frozen=True, omit_defaults=True):
     offset: int | None = None
     flags: int | None = None
     peer: str | None = None
+    connection: Connection | None = None
 
 
 class FileLock(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -129,6 +203,15 @@ class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         notes: What is worth knowing and is no fault: not a Python process, a zombie, why the nonblocking rung was taken.
         signals_caught: Mask of the signals that it has handlers for (bit n-1 for signal n); None if unreadable.
         has_timers: Whether it has POSIX timers armed or not; None if unreadable.
+        signals_pending: Mask of the signals that wait for it, of the process and its main thread; None if unreadable.
+        signals_blocked: Mask of the signals that its main thread blocks; None if unreadable.
+        is_background: Whether its group is in the background of its terminal; None where it has no controlling terminal.
+        wait_status: How an ended process ended, as wait(2) says (``os.waitstatus_to_exitcode``); None for a living or an
+            unreadable one.
+        rss_bytes: Resident memory; None if unreadable.
+        swap_bytes: Memory in swap; None if unreadable.
+        glimpses: Files and sockets that it had open for a moment only, while it was polling: paths, ``socket:[n]``.
+        limits: Soft limits that are not unlimited, by the names of ``/proc/PID/limits``: those that stop a program.
     """
 
     ref: ProcessRef
@@ -148,11 +231,33 @@ class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     notes: tuple[str, ...] = ()
     signals_caught: int | None = None
     has_timers: bool | None = None
+    signals_pending: int | None = None
+    signals_blocked: int | None = None
+    is_background: bool | None = None
+    wait_status: int | None = None
+    rss_bytes: int | None = None
+    swap_bytes: int | None = None
+    limits: dict[str, str] = {}
+    glimpses: tuple[str, ...] = ()
 
     @property
     def main_thread(self) -> ThreadEvidence | None:
         """The main thread, if it was seen."""
         return next((thread for thread in self.threads if thread.is_main), None)
+
+
+class Outsider(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Somebody outside the job who holds an end of what the job waits on.
+
+    Attributes:
+        target: What is held: ``pipe:[n]``, ``socket:[n]``, ``eventfd 7``, a locked path, or ``device:inode`` of shared memory.
+        pid: Who holds it.
+        mode: Access mode of its descriptor: 0 reads, 1 writes, 2 both; None if unknown.
+    """
+
+    target: str
+    pid: int
+    mode: int | None = None
 
 
 class LockFile(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -171,6 +276,26 @@ class LockFile(msgspec.Struct, frozen=True, omit_defaults=True):
     openers: tuple[int, ...] | None = None
     owner: int | None = None
     is_owner_alive: bool | None = None
+
+
+class MountEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file system that the job works on.
+
+    Attributes:
+        point: Where it is mounted, as the job sees it.
+        type: ``ext4``, ``nfs4``, ``fuse.sshfs``, ``overlay``, …
+        source: Device, server or program behind it.
+        is_read_only: Whether it cannot be written.
+        free_bytes: Free space for an ordinary user; None where asking could block.
+        paths: Paths of the job on it, those that threads wait on first, at most five.
+    """
+
+    point: str
+    type: str
+    source: str = ""
+    is_read_only: bool = False
+    free_bytes: int | None = None
+    paths: tuple[str, ...] = ()
 
 
 class CacheProbe(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -193,6 +318,7 @@ class CacheProbe(msgspec.Struct, frozen=True, omit_defaults=True):
         problems: What is wrong with it, one phrase each; empty for a healthy one.
         shadowed_by: Package of the same name that the import path finds before it; None if there is none or it does not apply.
         lock_files: Lock files below it whose mere existence is the lock (``FileBaton``, soft locks).
+        half_written: Files below it that look begun and not finished: by their name, or empty where content is needed.
     """
 
     cache: str
@@ -211,6 +337,43 @@ class CacheProbe(msgspec.Struct, frozen=True, omit_defaults=True):
     problems: tuple[str, ...] = ()
     shadowed_by: str | None = None
     lock_files: tuple[LockFile, ...] = ()
+    half_written: tuple[str, ...] = ()
+
+
+class DeviceProcess(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A process that uses a GPU.
+
+    Attributes:
+        pid: Its PID as the driver tells it: the host's, in a container.
+        name: Its name; None where no such process is to be seen.
+        memory_bytes: Device memory that it holds; None where the driver does not attribute.
+        kind: ``compute`` or ``graphics``.
+    """
+
+    pid: int
+    name: str | None = None
+    memory_bytes: int | None = None
+    kind: str = "compute"
+
+
+class DeviceEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The record of a GPU.
+
+    Attributes:
+        index: Device index as NVML counts.
+        uuid: Device's UUID.
+        facts: Its state by name, in words: clocks, power, links, errors, driver.
+        processes: Who uses it.
+        xids: Faults that the kernel's log tells of it, oldest first.
+        problems: What is wrong with it and what to do, one phrase each; empty for a healthy one.
+    """
+
+    index: int
+    uuid: str
+    facts: dict[str, str] = {}
+    processes: tuple[DeviceProcess, ...] = ()
+    xids: tuple[int, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -227,7 +390,13 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
         host: Facts about the machine: kernel, memory, load, driver.
         kernel_log: Kernel messages about the job, newest last.
         missing: What could not be had and why.
+        mounts: File systems that the waits and the working directories are on.
+        lock_files: Lock files near a job that polls, or that it was seen to try.
         outside: Pipes and sockets (``pipe:[n]``) that the supervisor holds too: something outside the job can speak through them.
+        devices: The GPUs' records.
+        outsiders: Who outside the job holds an end of what the job's threads wait on; of a survey only.
+        unseen: Processes outside the job whose descriptors could not be read; None where nobody looked.
+        is_sealed: Whether the supervisor itself gave the job every descriptor that it got from outside.
     """
 
     at: float
@@ -241,6 +410,12 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     kernel_log: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    devices: tuple[DeviceEvidence, ...] = ()
+    outsiders: tuple[Outsider, ...] = ()
+    unseen: int | None = None
+    is_sealed: bool = False
+    mounts: tuple[MountEvidence, ...] = ()
+    lock_files: tuple[LockFile, ...] = ()
 
     @property
     def is_complete(self) -> bool:

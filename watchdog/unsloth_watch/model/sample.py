@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from unsloth_watch.model.evidence import Evidence
 from unsloth_watch.model.process import ProcessRef, ProcessSample
 
 
@@ -78,6 +79,18 @@ class GpuSample(msgspec.Struct, frozen=True, omit_defaults=True):
         own_memory_bytes: Memory held on it by processes of the job, bytes.
         own_utilization: Percent that NVML attributes to processes of the job.
         is_shared: Whether processes outside the job use the device too.
+        is_visible: Whether the job's environment (``CUDA_VISIBLE_DEVICES``) lets it use the device; True where that is unknown.
+        clock_mhz: Clock of the SMs, MHz.
+        throttle: Why the clocks are held down (``thermal``, ``power cap``), empty for no reason, None where unknown.
+        temperature_c: Temperature of the core, degrees Celsius.
+        energy_j: Energy used since the driver was loaded, joules.
+        ecc_uncorrected: Uncorrectable memory errors since the driver was loaded.
+        is_remap_pending: Whether rows of bad memory wait for a reset to be replaced.
+        xids: Xid faults that the driver reported since the previous reading.
+        floor_dram: Percent of memory bandwidth that this host's device shows while nothing of ours uses it; None until learned.
+        floor_tensor: The same for the tensor cores.
+        floor_pcie: The same for PCIe, both directions together, bytes per second.
+        floor_age_s: Age of the three, seconds.
     """
 
     index: int
@@ -93,6 +106,41 @@ class GpuSample(msgspec.Struct, frozen=True, omit_defaults=True):
     own_memory_bytes: int | None = None
     own_utilization: float | None = None
     is_shared: bool = False
+    is_visible: bool = True
+    clock_mhz: int | None = None
+    throttle: tuple[str, ...] | None = None
+    temperature_c: int | None = None
+    energy_j: float | None = None
+    ecc_uncorrected: int | None = None
+    is_remap_pending: bool | None = None
+    xids: tuple[int, ...] = ()
+    floor_dram: float | None = None
+    floor_tensor: float | None = None
+    floor_pcie: float | None = None
+    floor_age_s: float | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the job may be using it: it holds memory there, or nobody can say and its environment allows it."""
+        return self.own_memory_bytes > 0 if self.own_memory_bytes is not None else self.is_visible
+
+
+class ConnectionSample(msgspec.Struct, frozen=True, array_like=True):
+    """A TCP connection of the job. Counters are totals since it was made.
+
+    Attributes:
+        inode: Inode number of the socket: a name that lasts as long as the connection.
+        peer: Address and port of the other end.
+        received: Bytes that the job has read from it; what waits in the kernel unread is left out.
+        sent: Bytes of the job that the other end's kernel has acknowledged.
+        is_inside: Whether the other end belongs to the job too (ranks and workers over loopback).
+    """
+
+    inode: int
+    peer: str
+    received: int
+    sent: int
+    is_inside: bool = False
 
 
 class Look(msgspec.Struct, frozen=True, array_like=True):
@@ -121,10 +169,16 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
         output: The command's output; None where it is not relayed (``--capture inherit``).
         files: Open regular files; None if unreadable.
         gpus: Devices that the job can see; None if unknown, empty if there is none.
+        connections: TCP connections of the job; None where it has some whose bytes could not be read. Empty without any, and in
+            recordings from before they were read.
         looks: Stack looks that were taken since the previous sample.
+        surveys: Surveys of all threads' waits that were taken since then, reduced to what a proof needs.
         gap_s: Seconds in which the machine or the supervisor did not run (suspend, SIGSTOP); no evidence either way.
         degraded: Names of the sensors that could not answer this time.
         heartbeats: Newest ``X_STEP`` or watchdog count that the command itself reported, if it ever did.
+        attempt: Number of the attempt that it belongs to; the judge starts each with an empty memory.
+        cpu_share: Share of a core that a thread which wants to run gets, 1 while there are cores to spare; None if unknown.
+        is_renewed: Whether the job was repaired since the previous sample, and its silence counts from there.
     """
 
     at: float
@@ -133,7 +187,12 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
     output: OutputSample | None = None
     files: tuple[FileSample, ...] | None = None
     gpus: tuple[GpuSample, ...] | None = None
+    connections: tuple[ConnectionSample, ...] | None = ()
     looks: tuple[Look, ...] = ()
+    surveys: tuple[Evidence, ...] = ()
     gap_s: float = 0.0
     degraded: tuple[str, ...] = ()
     heartbeats: int | None = None
+    attempt: int = 1
+    is_renewed: bool = False
+    cpu_share: float | None = None

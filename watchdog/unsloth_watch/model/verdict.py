@@ -41,8 +41,8 @@ class Progress(msgspec.Struct, frozen=True):
     Attributes:
         at: Monotonic seconds.
         tier: Strength.
-        kind: ``counter``, ``output``, ``heartbeat``, ``file``, ``storage``, ``memory``, ``faults``, ``children``, ``gpu``, ``cpu``
-            or ``process``.
+        kind: ``counter``, ``output``, ``heartbeat``, ``file``, ``storage``, ``connection``, ``memory``, ``faults``, ``children``,
+            ``gpu``, ``cpu`` or ``process``.
         detail: One phrase for people: ``step 30 → 31 of 60``.
     """
 
@@ -66,6 +66,9 @@ class Verdict(msgspec.Struct, frozen=True):
         wants_look: True when a nonblocking look at the stacks would help now.
         phase: Guess of what the job is in.
         degraded: Senses that were missing, by which the judge became slower.
+        wants_survey: True when a survey of what every thread waits for would help now.
+        proof: The proof, step by step, each with the file that it was read from; empty unless ``is_proven``.
+        doubt: What stands against a proof at the moment; empty where none was tried.
     """
 
     state: State
@@ -78,3 +81,6 @@ class Verdict(msgspec.Struct, frozen=True):
     wants_look: bool = False
     phase: str = "unknown"
     degraded: tuple[str, ...] = ()
+    wants_survey: bool = False
+    proof: tuple[str, ...] = ()
+    doubt: str = ""

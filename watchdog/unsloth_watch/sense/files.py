@@ -1,4 +1,4 @@
-"""Regular files that the job has open: how far each is read or written. And who holds a GPU.
+"""Regular files that the job has open: how far each is read or written. And who holds a GPU, and which sockets.
 
 Nothing here may block on a dead file server: ``readlink`` of ``/proc/PID/fd/N`` and ``fdinfo`` answer from the kernel's own tables,
 and a size is asked for on local file systems alone.
@@ -23,6 +23,7 @@ MOST_DESCRIPTORS = 160
 of 20 processes is gone through in a quarter of a minute, for 0.1 % of a core."""
 ROUND_EVERY = 3
 """Ticks between the beginnings of two rounds of the search: a new file shows so much later, and a small job costs a third."""
+_SOCKET = "socket:["
 _GPU = re.compile(r"/dev/(?:nvidia\d|kfd$|dri/renderD|dxg$)")
 _NO_FILES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/SYSV", "/dmabuf:", "/[")
 _O_WRITABLE = os.O_WRONLY | os.O_RDWR
@@ -57,6 +58,7 @@ class FileReader:
         self._since_round = round_every
         self._mounts = MountTable()
         self._entries: dict[tuple[ProcessRef, int], _Entry] = {}
+        self._sockets: dict[ProcessRef, dict[int, int]] = {}
         self._search: Iterator[tuple[ProcessRef, int]] = iter(())
         self._refs: tuple[ProcessRef, ...] = ()
         self._unreadable: set[ProcessRef] = set()
@@ -73,6 +75,7 @@ class FileReader:
         self._refs = refs
         self._mounts.start_round()
         self._entries = {key: entry for key, entry in self._entries.items() if key[0] in alive}
+        self._sockets = {ref: held for ref, held in self._sockets.items() if ref in alive}
         self._holds_gpu = {ref: holds for ref, holds in self._holds_gpu.items() if ref in alive}
         self._unreadable &= alive
         self._gpu_seen &= alive
@@ -86,6 +89,13 @@ class FileReader:
         if refs and alive == self._unreadable:
             return None
         return _merge(self._entries.values())
+
+    def sockets(self) -> dict[ProcessRef, frozenset[int]]:
+        """Return the inodes of the sockets that each process holds, of any kind, as far as was looked.
+
+        One that was closed stays until the search comes round: no connection has its inode by then.
+        """
+        return {ref: frozenset(held.values()) for ref, held in self._sockets.items() if held}
 
     def gpu_holders(self) -> frozenset[int]:
         """Return the PIDs of processes that hold a GPU device file open, as far as was looked."""
@@ -122,18 +132,23 @@ class FileReader:
                 self._unreadable.add(ref)
                 continue
             self._unreadable.discard(ref)
+            numbers = set(map(int, names))
+            self._sockets[ref] = {number: inode for number, inode in self._sockets.get(ref, {}).items() if number in numbers}
             self._gpu_seen.discard(ref)
-            for name in names:
-                yield ref, int(name)
+            for number in numbers:
+                yield ref, number
             self._holds_gpu[ref] = ref in self._gpu_seen
 
     def _look(self, ref: ProcessRef, number: int) -> None:
         """Look at one descriptor; remember it where it is a regular file."""
         link = f"/proc/{ref.pid}/fd/{number}"
+        self._sockets.get(ref, {}).pop(number, None)
         try:
             path = os.readlink(link)
             if not path.startswith("/") or path.startswith(_NO_FILES):
-                if _GPU.match(path):
+                if path.startswith(_SOCKET):
+                    self._sockets.setdefault(ref, {})[number] = int(path[len(_SOCKET) : -1])
+                elif _GPU.match(path):
                     self._gpu_seen.add(ref)
                     self._holds_gpu[ref] = True
                 return

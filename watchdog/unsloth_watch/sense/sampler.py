@@ -6,10 +6,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from unsloth_watch.model.process import ProcessRef, ProcessSample
-from unsloth_watch.model.sample import FileSample, GpuSample, Look, OutputSample, Sample
+from unsloth_watch.model.sample import ConnectionSample, FileSample, GpuSample, Look, OutputSample, Sample
+from unsloth_watch.sense.cards import GpuSense
+from unsloth_watch.sense.connections import ConnectionReader
+from unsloth_watch.sense.contention import read_cpu_share
 from unsloth_watch.sense.files import FileReader
-from unsloth_watch.sense.gpu import GpuReader
 from unsloth_watch.sense.procfs import ProcessReader
 from unsloth_watch.sense.tree import ProcessTree
 
@@ -36,7 +40,7 @@ class Sampler:
     Args:
         tree: Who belongs to the job.
         output: Reads what was printed since the last call; None where the output is not relayed.
-        files: Open files; None leaves the sense out.
+        files: Open files, and the sockets among them; None leaves both senses out.
         gpu: GPUs; None leaves the sense out.
         interval_s: Seconds between ticks, as asked for.
         processes: Reads a process.
@@ -48,7 +52,7 @@ class Sampler:
         tree: ProcessTree,
         output: Callable[[], OutputSample | None] | None,
         files: FileReader | None,
-        gpu: GpuReader | None,
+        gpu: GpuSense | None,
         interval_s: float,
         *,
         processes: ProcessReader | None = None,
@@ -60,12 +64,14 @@ class Sampler:
         self._gpu = gpu
         self._interval_s = interval_s
         self._processes = processes if processes is not None else ProcessReader()
+        self._connections = ConnectionReader()
         self._suspended = suspended
         self._last: tuple[float, float] | None = None
         self._why: dict[str, str] = {}
         self._degraded: list[str] = []
         self._answered: set[str] = set()
         self._changes: list[tuple[str, str]] = []
+        self._xids: list[tuple[int, str, int]] = []
 
     def sample(self, at: float, wall: float, looks: tuple[Look, ...] = (), heartbeats: int | None = None) -> Sample:
         """Return what is seen now. Never raises for a sense that fails.
@@ -80,10 +86,11 @@ class Sampler:
         self._degraded = []
         self._answered.clear()
         refs = self._attempt("processes", self._tree.members)
-        files = processes = None
+        files = processes = connections = None
         if refs is not None:
             # The files come first: they tell which process holds a GPU.
             files = self._attempt("files", lambda: self._read_files(refs))
+            connections = self._attempt("connections", self._read_connections)
             processes = self._attempt("processes", lambda: self._read_processes(refs))
         output = self._attempt("output", self._output) if self._output is not None else None
         gpus = self._attempt("gpu", lambda: self._read_gpus(at, refs))
@@ -95,10 +102,12 @@ class Sampler:
             output=output,
             files=files,
             gpus=gpus,
+            connections=connections,
             looks=looks,
             gap_s=gap_s,
             degraded=tuple(self._degraded),
             heartbeats=heartbeats,
+            cpu_share=read_cpu_share(),
         )
 
     def take_degradations(self) -> list[tuple[str, str]]:
@@ -106,10 +115,16 @@ class Sampler:
         changes, self._changes = self._changes, []
         return changes
 
+    def take_xids(self) -> list[tuple[int, str, int]]:
+        """Return (index, UUID, Xid) of each fault that a GPU reported since the last call."""
+        xids, self._xids = self._xids, []
+        return xids
+
     def close(self) -> None:
         """Give descriptors back and let the GPU thread end."""
         self._tree.close()
         self._processes.close()
+        self._connections.close()
         if self._gpu is not None:
             self._gpu.close()
 
@@ -146,15 +161,31 @@ class Sampler:
             self._note("files", "no process of the job lets its descriptors be read")
         return found
 
+    def _read_connections(self) -> tuple[ConnectionSample, ...] | None:
+        if self._files is None:
+            return None
+        found = self._connections.read(self._files.sockets())
+        if found is None:
+            self._note("connections", self._connections.why or "unknown")
+        return found
+
     def _read_gpus(self, at: float, refs: tuple[ProcessRef, ...] | None) -> tuple[GpuSample, ...] | None:
         if self._gpu is None:
             return None
         if refs is not None:
-            self._gpu.watch(frozenset(ref.pid for ref in refs))
+            # Only who holds a GPU's node: in a container the numbers that a driver tells could be anybody's.
+            knowledge = self._files.gpu_knowledge() if self._files is not None else {}
+            self._gpu.watch(frozenset(ref.pid for ref in refs if knowledge.get(ref.pid) is not False))
         found = self._gpu.latest(at, max(GPU_AGE_S, GPU_AGE_INTERVALS * self._interval_s))
+        xids = self._gpu.take_xids()
+        self._xids += xids
         if found is None and self._gpu.why is not None:
             self._note("gpu", self._gpu.why)
-        return found
+        if found is None or not xids:
+            return found
+        return tuple(
+            msgspec.structs.replace(gpu, xids=tuple(number for _, uuid, number in xids if uuid == gpu.uuid)) for gpu in found
+        )
 
     def _measure_gap(self, at: float) -> float:
         """Return the seconds in which the machine slept or we did not run.

@@ -15,7 +15,7 @@ from unsloth_watch.tell.console import Verbosity, describe
 from unsloth_watch.tell.directory import RunDirectory
 from unsloth_watch.tell.events import EventLog
 from unsloth_watch.tell.moment import format_timestamp
-from unsloth_watch.tell.records import SCHEMA, AttemptRecord, IncidentRecord, RunFile, RunRecord, SettingRecord
+from unsloth_watch.tell.records import SCHEMA, AttemptRecord, CacheRecord, IncidentRecord, RunFile, RunRecord, SettingRecord
 from unsloth_watch.tell.redact import Redactor
 from unsloth_watch.tell.samples import SampleLog
 
@@ -30,6 +30,7 @@ class Chronicle:
         cwd: Its working directory.
         environment: The user's environment, for what in it is secret.
         say: Takes a line for people.
+        caches: What was decided about the compile caches.
 
     Attributes:
         attempt: Number of the attempt that events belong to.
@@ -45,6 +46,7 @@ class Chronicle:
         cwd: str,
         environment: Mapping[str, str],
         say: Callable[[bytes], None],
+        caches: Sequence[CacheRecord] = (),
     ) -> None:
         self.attempt = 1
         self.redactor = Redactor(environment)
@@ -62,6 +64,7 @@ class Chronicle:
             started=self.now(),
             settings={name: SettingRecord(entry["value"], str(entry["source"])) for name, entry in settings.describe().items()},
             versions={"unsloth-watch": __version__, "python": platform.python_version(), "kernel": platform.release()},
+            caches=tuple(caches),
         )
         self.event("run.started", command=list(command), run_directory=directory.path)
 
@@ -101,7 +104,8 @@ class Chronicle:
         """Record the start of an attempt."""
         self.attempt = number
         self._record = self._record.with_attempt(AttemptRecord(number, pid, self.now(), env_changes=dict(changes)))
-        self.event("attempt.started", pid=pid, env_changes=dict(changes))
+        reasons = {one.variable: one.why for one in self._record.caches if one.path and changes.get(one.variable) == one.path}
+        self.event("attempt.started", pid=pid, env_changes=dict(changes), env_reasons=reasons)
         self.save()
 
     def attempt_finished(self, exit_code: int | None, signal: str | None, reason: str | None) -> None:

@@ -8,28 +8,39 @@ import time
 
 import msgspec
 
+from unsloth_watch.capture.capture import survey
 from unsloth_watch.capture.deadline import own_pids
 from unsloth_watch.capture.look import looks
+from unsloth_watch.capture.permission import suggest_access
 from unsloth_watch.errors import CannotLookError
+from unsloth_watch.judge.inquiry import is_gpu_idle
 from unsloth_watch.judge.memory import Memory
+from unsloth_watch.judge.quiescence import LEAST_APART_S, Proof, prove
 from unsloth_watch.judge.rules import Rules
 from unsloth_watch.judge.verdict import judge
 from unsloth_watch.model.diagnosis import Diagnosis, Status
 from unsloth_watch.model.evidence import Evidence
 from unsloth_watch.model.process import ProcessRef
-from unsloth_watch.model.sample import Look
+from unsloth_watch.model.sample import Look, Sample
 from unsloth_watch.model.verdict import State, Verdict
+from unsloth_watch.sense.cards import open_cards
 from unsloth_watch.sense.files import FileReader
-from unsloth_watch.sense.gpu import GpuReader
 from unsloth_watch.sense.sampler import Sampler
 from unsloth_watch.sense.stat import read_stat
 from unsloth_watch.sense.tree import ProcessTree
 from unsloth_watch.supervise import clock
+from unsloth_watch.supervise.activity import describe_activity
+from unsloth_watch.supervise.floors import open_floors
 from unsloth_watch.supervise.incident import investigate
 
 INTERVAL_S = 0.25
+_PASSING = frozenset(
+    {"unknown", "lock-held-elsewhere", "network-stall", "filesystem-stall", "gpu-stall", "memory-thrash", "busy-loop", "poll-loop"}
+)
+"""Causes that a healthy job, too, has for some seconds: that they last cannot be seen in so short a time."""
 _LOOKS = 4
 """Looks over the observation: enough to see whether a stack moves."""
+_SURVEY_APART_S = LEAST_APART_S + 0.1
 _LOOKED_AT = 4
 """Processes whose stacks are looked at: the root and the first of its tree."""
 
@@ -57,6 +68,8 @@ class Examination(msgspec.Struct, frozen=True):
         verdict: The judge's last word on the observation.
         evidence: The capture.
         diagnosis: Why, if it hangs.
+        doing: What it does, in one sentence: phase, who computes most, where.
+        allow: What to do so that all of it may be read; None where permission is not what was missing.
     """
 
     answer: Answer
@@ -65,6 +78,8 @@ class Examination(msgspec.Struct, frozen=True):
     verdict: Verdict
     evidence: Evidence
     diagnosis: Diagnosis
+    doing: str = ""
+    allow: str | None = None
 
 
 def examine(pid: int, seconds: float) -> Examination:
@@ -88,39 +103,63 @@ def examine(pid: int, seconds: float) -> Examination:
         raise CannotLookError(f"process {pid} is a thread of the kernel")
     root = ProcessRef(pid, stat.start_ticks)
     tree = ProcessTree((pid,), lambda: {os.getpid(), *own_pids()}, has_anchors=True)
-    memory, verdict, seen = _observe(tree, root, seconds)
+    memory, verdict, seen, samples = _observe(tree, root, seconds)
     if verdict is None or read_stat(pid) is None:
         raise CannotLookError(f"process {pid} ended while it was watched")
-    findings = investigate(tree.members(), root, None, seen, with_locals=False, is_gentle=True)
+    # Of what is proven the rules may be as sure as the proof; else the job may be healthy.
+    doubt = verdict if verdict.is_proven else None
+    findings = investigate(tree.members(), root, doubt, seen, samples, with_locals=False, is_gentle=True)
     tree.close()
     answer, why = _answer(memory, verdict, seen, findings.diagnosis)
-    return Examination(answer, why, seconds, verdict, findings.evidence, findings.diagnosis)
+    doing = describe_activity(seen, samples, memory.phase)
+    missing = [phrase for process in findings.evidence.processes for phrase in process.missing]
+    allow = suggest_access() if any("permission" in phrase for phrase in missing) else None
+    return Examination(answer, why, seconds, verdict, findings.evidence, findings.diagnosis, doing, allow)
 
 
-def _observe(tree: ProcessTree, root: ProcessRef, seconds: float) -> tuple[Memory, Verdict | None, tuple[Look, ...]]:
+def _observe(
+    tree: ProcessTree, root: ProcessRef, seconds: float
+) -> tuple[Memory, Verdict | None, tuple[Look, ...], tuple[Sample, ...]]:
     """Sample and judge for so long."""
-    sampler = Sampler(tree, None, FileReader(), GpuReader(interval_s=INTERVAL_S), INTERVAL_S)
+    sampler = Sampler(tree, None, FileReader(), open_cards(open_floors(), INTERVAL_S), INTERVAL_S)
     # All windows then fit into the observation: a data meter asks for what the job should have moved in this time.
     rules = Rules(stall_s=4 * seconds, busy_s=40 * seconds)
     memory, verdict = Memory(), None
     seen: tuple[Look, ...] = ()
+    surveys: list[Evidence] = []
+    samples: list[Sample] = []
     looked = 0
     began = now = clock.monotonic()
     while now - began <= seconds:
-        memory, verdict = judge(memory, sampler.sample(now, clock.wall()), rules)
+        if not surveys or now - surveys[-1].at >= _SURVEY_APART_S:
+            surveys.append(survey(tree.members(), root, at=now, clock=clock.monotonic))
+        samples.append(sampler.sample(now, clock.wall()))
+        memory, verdict = judge(memory, samples[-1], rules)
         if looked < _LOOKS and now - began >= looked * seconds / _LOOKS:
             looked += 1
             seen += looks([root, *(ref for ref in tree.members() if ref != root)][:_LOOKED_AT])
         time.sleep(max(0.0, INTERVAL_S - (clock.monotonic() - now)))
         now = clock.monotonic()
     sampler.close()
-    return memory, verdict, seen
+    if verdict is not None and memory.progress is None:
+        found = prove(surveys, is_gpu_idle=all(is_gpu_idle(sample) for sample in samples))
+        if isinstance(found, Proof):
+            verdict = msgspec.structs.replace(
+                verdict, state=State.HUNG, is_proven=True, proof=found.steps, reasons=(found.steps[-1], *verdict.reasons)
+            )
+        else:
+            verdict = msgspec.structs.replace(verdict, doubt=found.why)
+    return memory, verdict, seen, tuple(samples)
 
 
-def _answer(memory: Memory, verdict: Verdict, seen: tuple[Look, ...], diagnosis: Diagnosis) -> tuple[Answer, str]:
+def _answer(  # noqa: PLR0911 - one return an answer reads best
+    memory: Memory, verdict: Verdict, seen: tuple[Look, ...], diagnosis: Diagnosis
+) -> tuple[Answer, str]:
     if memory.progress is not None:
         return Answer.PROGRESSING, f"it gets further: {memory.progress.detail}"
-    is_explained = diagnosis.status in (Status.ESTABLISHED, Status.SUPPORTED) and diagnosis.cause != "unknown"
+    if verdict.is_proven:
+        return Answer.HUNG, f"proven: {diagnosis.summary if diagnosis.cause != 'unknown' else verdict.proof[-1]}"
+    is_explained = diagnosis.status in (Status.ESTABLISHED, Status.SUPPORTED) and diagnosis.cause not in _PASSING
     is_computing = verdict.state in (State.PROGRESSING, State.COMPUTING) and memory.effort_at == memory.at
     if is_computing:
         stacks = {look.ref: {other.stack for other in seen if other.ref == look.ref} for look in seen}
@@ -131,4 +170,7 @@ def _answer(memory: Memory, verdict: Verdict, seen: tuple[Look, ...], diagnosis:
         return Answer.UNDECIDED, f"it computes in one place, and nothing else shows: {verdict.reasons[-1]}"
     if is_explained:
         return Answer.HUNG, diagnosis.summary
+    if diagnosis.cause != "unknown":
+        guess = f"{diagnosis.cause}: {diagnosis.summary}"
+        return Answer.UNDECIDED, f"nothing moved while it was watched; if that lasts, it may be {guess}"
     return Answer.UNDECIDED, "nothing moved while it was watched, and no known cause explains it; it may only be waiting"

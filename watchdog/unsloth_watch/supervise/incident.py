@@ -9,8 +9,10 @@ import msgspec
 
 from unsloth_watch.model.diagnosis import Diagnosis, Remedy, Status
 from unsloth_watch.model.evidence import Evidence
+from unsloth_watch.model.repair import Repair
 from unsloth_watch.model.verdict import Verdict
 from unsloth_watch.supervise import clock
+from unsloth_watch.supervise.restart import UNCHANGED
 from unsloth_watch.supervise.worker import Task
 from unsloth_watch.tell.records import IncidentRecord
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from unsloth_watch.model.process import ProcessRef
-    from unsloth_watch.model.sample import Look
+    from unsloth_watch.model.sample import Look, Sample
     from unsloth_watch.supervise.run import Run
     from unsloth_watch.supervise.watch import Watch
     from unsloth_watch.tell.incident import RemedyOutcome
@@ -36,6 +38,8 @@ class Findings(msgspec.Struct, frozen=True):
 
     evidence: Evidence
     diagnosis: Diagnosis
+    repair: Repair | None = None
+    """What may be done to the living job; None where nothing may."""
 
 
 class Investigation:
@@ -47,15 +51,18 @@ class Investigation:
         verdict: Says that it hangs.
         now: Monotonic seconds.
         wake_fd: Written to when the evidence is there.
+        is_asked_for: Whether a person wants the evidence; the job may be well, so nothing is done that pauses it.
 
     Attributes:
         decided_at: When the hang was called, monotonic seconds.
         number: Number of the incident in its run, from 1.
     """
 
-    def __init__(self, run: Run, watch: Watch, verdict: Verdict, now: float, wake_fd: int) -> None:
+    def __init__(self, run: Run, watch: Watch, verdict: Verdict, now: float, wake_fd: int, *, is_asked_for: bool = False) -> None:
         self.decided_at = now
-        self.number = len(run.chronicle.record.incidents) + 1
+        self._is_asked_for = is_asked_for
+        taken = [other.number for other in (run.investigation, run.asked_for) if other is not None]
+        self.number: int = max([*taken, *(incident.number for incident in run.chronicle.record.incidents)], default=0) + 1
         self._run = run
         self._verdict = verdict
         self._wall = clock.wall()
@@ -68,7 +75,10 @@ class Investigation:
         self._wake_fd = wake_fd
         self._writing: Task[None] | None = None
         members, root, looks, with_locals = run.job.members(), run.job.root, watch.memory.looks, run.settings.locals
-        self._task = Task(lambda: investigate(members, root, verdict, looks, with_locals=with_locals), wake_fd)
+        samples = watch.recent_samples()
+        self._task = Task(
+            lambda: investigate(members, root, verdict, looks, samples, with_locals=with_locals, is_gentle=is_asked_for), wake_fd
+        )
 
     @property
     def directory(self) -> str:
@@ -86,9 +96,14 @@ class Investigation:
         return self._collect().diagnosis
 
     @property
+    def repair(self) -> Repair | None:
+        """What may be done to the living job."""
+        return self._collect().repair
+
+    @property
     def is_mended(self) -> bool:
-        """Whether a remedy was applied."""
-        return any(outcome.applied for outcome in self._outcomes)
+        """Whether a remedy was applied for the next attempt, and it is not known whether it helped."""
+        return any(outcome.applied and outcome.worked is None for outcome in self._outcomes)
 
     def _collect(self) -> Findings:
         """Return the findings; an investigation that failed says so, and the hang stays one."""
@@ -104,10 +119,29 @@ class Investigation:
         findings = self._collect()
         diagnosis, evidence = findings.diagnosis, findings.evidence
         chronicle = self._run.chronicle
+        if self._is_asked_for:
+            self.note(f"evidence was asked for; the judge said {self._verdict.state.value}, and nobody was paused or ended")
+        else:
+            self._announce_hang(diagnosis)
         chronicle.event(
+            "incident.captured",
+            incident=self.number,
+            seconds=round(evidence.seconds, 3),
+            complete=evidence.is_complete,
+            missing=[*evidence.missing, *(phrase for process in evidence.processes for phrase in process.missing)],
+        )
+        self._record()
+        count = len(evidence.processes)
+        self.note(
+            f"evidence of {count} process{'es' if count != 1 else ''} taken in {evidence.seconds:.1f} s, before anything was ended"
+        )
+
+    def _announce_hang(self, diagnosis: Diagnosis) -> None:
+        self._run.chronicle.event(
             "hang.detected",
             cause=diagnosis.cause,
             proven=self._verdict.is_proven,
+            proof=list(self._verdict.proof),
             quiet_s=round(self._verdict.quiet_s, 3),
             confidence=diagnosis.confidence,
             culprit=diagnosis.culprit,
@@ -116,14 +150,13 @@ class Investigation:
             status=diagnosis.status,
             path=self.directory,
         )
-        chronicle.event(
-            "incident.captured",
-            incident=self.number,
-            seconds=round(evidence.seconds, 3),
-            complete=evidence.is_complete,
-            missing=[*evidence.missing, *(phrase for process in evidence.processes for phrase in process.missing)],
-        )
-        chronicle.incident(
+
+    def _record(self) -> None:
+        """Put the incident as it stands into the run's summary."""
+        from unsloth_watch.tell.records import RemedyRecord  # noqa: PLC0415 - only after a hang
+
+        diagnosis = self.diagnosis
+        self._run.chronicle.incident(
             IncidentRecord(
                 number=self.number,
                 cause=diagnosis.cause,
@@ -132,12 +165,18 @@ class Investigation:
                 summary=diagnosis.summary,
                 path=os.path.relpath(self.directory, self._run.launch.directory.path),
                 fingerprint=diagnosis.fingerprint,
+                attempt=self._attempt,
+                is_asked_for=self._is_asked_for,
+                remedies=tuple(
+                    RemedyRecord(one.remedy.id, one.remedy.kind, one.applied, one.worked, one.result) for one in self._outcomes
+                ),
             )
         )
-        count = len(evidence.processes)
-        self.note(
-            f"evidence of {count} process{'es' if count != 1 else ''} taken in {evidence.seconds:.1f} s, before anything was ended"
-        )
+
+    def set_outcome(self, outcome: RemedyOutcome) -> None:
+        """Remember what came of a remedy, in place of what was known of it before."""
+        self._outcomes = [*(one for one in self._outcomes if one.remedy.id != outcome.remedy.id), outcome]
+        self._record()
 
     def note(self, action: str) -> None:
         """Remember something that was done."""
@@ -161,6 +200,8 @@ class Investigation:
             quarantine_dir=os.path.join(run.launch.directory.path, "quarantine"),
             is_anyone_alive=run.job.is_anyone_alive,
             cwd=run.launch.cwd,
+            user=run.launch.environment,
+            is_input_free=run.settings.sources.get("stdin", "default") == "default",
         )
         for change in applied.changes:
             run.chronicle.event(
@@ -168,32 +209,48 @@ class Investigation:
                 remedy=remedy.id,
                 target=change.target,
                 # The contract knows three kinds; a directory made and a file moved aside are both the file system's.
-                kind="environment" if change.kind == "environment" else "filesystem",
+                kind="environment" if change.kind in ("environment", "stdin") else "filesystem",
                 undo=change.undo,
                 why=remedy.why,
             )
         for refusal in applied.refused:
             run.chronicle.complain(f"remedy {remedy.id}: {refusal}")
         is_applied = bool(applied.changes)
-        result = f"attempt {attempt} runs with it" if is_applied else "; ".join(applied.refused) or "nothing was left to change"
+        result = "; ".join(filter(None, (f"attempt {attempt} runs with it" if is_applied else "", *applied.refused)))
+        replaced = [f"{change.target}={change.before}" for change in applied.changes if change.target in run.launch.environment]
+        if replaced:
+            result += f"; in place of your own {', '.join(replaced)}, which is part of the cause"
         undo = "; ".join(change.undo for change in applied.changes if change.undo)
-        self._outcomes.append(RemedyOutcome(remedy, is_applied, result, undo))
+        self.set_outcome(RemedyOutcome(remedy, is_applied, result or "nothing was left to change", undo))
+        run.launch.is_input_closed |= any(change.kind == "stdin" for change in applied.changes)
         names = {*before, *applied.environment}
         return is_applied, {
             name: applied.environment.get(name) for name in names if before.get(name) != applied.environment.get(name)
         }
 
-    def conclude(self, result: str) -> None:
-        """Say in the report what became of the remedies that were applied."""
+    def relaunch_unchanged(self, attempt: int, why: str) -> None:
+        """Remember that the next attempt runs as it was: that is a remedy too, and may be the one that helps."""
+        from unsloth_watch.tell.incident import RemedyOutcome  # noqa: PLC0415 - only after a hang
+
+        self.set_outcome(RemedyOutcome(Remedy(UNCHANGED, why, "environment"), True, f"attempt {attempt} runs unchanged"))
+
+    def conclude(self, result: str, *, worked: bool | None) -> None:
+        """Say in report and summary what became of the remedies whose result was open."""
         self._outcomes = [
-            msgspec.structs.replace(outcome, result=result) if outcome.applied else outcome for outcome in self._outcomes
+            msgspec.structs.replace(outcome, result=f"{outcome.result}; {result}", worked=worked)
+            if outcome.applied and outcome.worked is None
+            else outcome
+            for outcome in self._outcomes
         ]
         self.note(result)
+        self._record()
         self.write()
 
     def write(self) -> None:
         """Write the report as things stand, in a task beside the loop; it is rendered by a child, which keeps us small."""
-        from unsloth_watch.tell.incident import Incident  # noqa: PLC0415 - only after a hang
+        from unsloth_watch.tell.directory import find_base  # noqa: PLC0415 - only after a hang
+        from unsloth_watch.tell.incident import Incident  # noqa: PLC0415
+        from unsloth_watch.tell.previous import find_previous  # noqa: PLC0415
 
         run, findings = self._run, self._collect()
         incident = Incident(
@@ -214,12 +271,14 @@ class Investigation:
             versions=run.chronicle.record.versions,
         )
         before, redactor, samples = self._writing, run.chronicle.redactor, run.launch.directory.samples
-        directory = self.directory
+        directory, run_id = self.directory, run.launch.directory.id
+        bases = (find_base(run.launch.environment), os.path.dirname(run.launch.directory.path))
 
         def work() -> None:
             if before is not None:
                 before.wait(_RENDER_LIMIT_S)
-            _archive(incident, directory, samples, redactor)
+            previous = find_previous(incident.diagnosis.fingerprint, bases, run_id)
+            _archive(msgspec.structs.replace(incident, previous=previous), directory, samples, redactor)
 
         self._writing = Task(work, self._wake_fd)
 
@@ -270,6 +329,7 @@ def investigate(
     root: ProcessRef,
     verdict: Verdict | None,
     looks: tuple[Look, ...],
+    samples: tuple[Sample, ...] = (),
     *,
     with_locals: bool,
     is_gentle: bool = False,
@@ -281,6 +341,7 @@ def investigate(
         root: The command itself.
         verdict: What the judge said.
         looks: Looks at the stacks since the last progress.
+        samples: The newest samples.
         with_locals: Whether the values of local variables may be taken.
         is_gentle: Whether only what pauses nobody may be done: the job may be healthy.
     """
@@ -290,6 +351,7 @@ def investigate(
     from unsloth_watch.capture.versions import read_versions  # noqa: PLC0415
     from unsloth_watch.diagnose.case import Case  # noqa: PLC0415
     from unsloth_watch.diagnose.choice import diagnose  # noqa: PLC0415
+    from unsloth_watch.diagnose.liverepair import plan_repair  # noqa: PLC0415
 
     evidence = capture(
         members,
@@ -300,7 +362,9 @@ def investigate(
         is_gentle=is_gentle,
         probes=(probe_caches, read_versions),
     )
-    return Findings(evidence, diagnose(Case(evidence, verdict, looks)))
+    case = Case(evidence, verdict, looks, samples)
+    diagnosis = diagnose(case)
+    return Findings(evidence, diagnosis, plan_repair(case, diagnosis))
 
 
 def _give_up(why: str) -> Findings:

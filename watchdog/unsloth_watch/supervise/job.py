@@ -45,10 +45,12 @@ class Job:
         began: Monotonic seconds of its start.
         ending: How it ended, None while it runs.
         has_lost_guardian: True once the guardian was found dead; said once by the caller.
+        is_attached: Whether somebody else started it: it has no guardian, and outlives us.
     """
 
     def __init__(self, launch: Launch) -> None:
         self._launch = launch
+        self.is_attached = False
         self.ending: Ending | None = None
         self.has_lost_guardian = False
         self._adopt(launch.started)

@@ -6,16 +6,25 @@ import os
 import signal
 import time
 
+from unsloth_watch.act.group import JobGroup, make_group
+from unsloth_watch.act.isolation import isolate
 from unsloth_watch.act.launch import Guardian, become_subreaper, inherited_fds
 from unsloth_watch.errors import RunDirectoryError, WatchError
 from unsloth_watch.sense.heartbeat import HeartbeatReader
 from unsloth_watch.supervise.environment import compose_environment
 from unsloth_watch.supervise.streams import Streams
-from unsloth_watch.tell.directory import RunDirectory, create_run_directory, find_base, use_run_directory
+from unsloth_watch.tell.directory import (
+    RunDirectory,
+    claim_temporary_base,
+    create_run_directory,
+    find_base,
+    find_temporary_base,
+    use_run_directory,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from unsloth_watch.act.launch import Started
     from unsloth_watch.config.settings import Settings
@@ -37,9 +46,13 @@ class Launch:
 
     Attributes:
         directory: The run directory.
+        isolation: Where this run's compile caches are, and why.
+        reread: Reads the settings again from all their sources; None where the caller has none.
         started: The command, from the last ``start``.
         changes: How its environment differs from the user's.
         signals_fd: Readable when a signal has come; its bytes are signal numbers.
+        group: The control group of the attempt that runs; None where none was delegated.
+        is_input_closed: Whether the next attempts get an empty standard input; set by a remedy.
     """
 
     def __init__(self, settings: Settings, command: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -49,9 +62,13 @@ class Launch:
         self.cwd = os.getcwd()
         self.directory, self.warning = choose_directory(settings, command, environment)
         self.heartbeat = HeartbeatReader(self.directory.path)
+        self.isolation = isolate(settings.cache, environment, command, self.cwd)
+        self.reread: Callable[[], Settings] | None = None
         self.started: Started | None = None
         self.changes: dict[str, str | None] = {}
         self.streams: Streams
+        self.group: JobGroup | None = None
+        self.is_input_closed = False
         self._passed_fds = inherited_fds()
         become_subreaper()
         self.guardian = Guardian.fork()
@@ -68,8 +85,11 @@ class Launch:
             LaunchError: It could not be executed.
             ConfigError: Its streams cannot be what was asked for.
         """
-        streams = Streams(self.settings)
+        self.remove_group()
+        self.group = make_group(attempt)
+        streams = Streams(self.settings, is_input_closed=self.is_input_closed)
         markers = {
+            **self.isolation.variables,
             "UNSLOTH_WATCH_RUN": self.directory.id,
             "UNSLOTH_WATCH_RUN_DIR": self.directory.path,
             "UNSLOTH_WATCH_ATTEMPT": str(attempt),
@@ -79,7 +99,7 @@ class Launch:
         try:
             self.started = self.guardian.start(
                 self.command, environment, self.cwd, streams.stdin_fd, streams.stdout_fd, streams.stderr_fd,
-                is_terminal=streams.is_controlling, pass_fds=self._passed_fds,
+                is_terminal=streams.is_controlling, pass_fds=self._passed_fds, group=self.group.path if self.group else "",
             )  # fmt: skip
         except WatchError:
             streams.abandon()
@@ -87,9 +107,16 @@ class Launch:
         self.streams = streams
         return self.started
 
+    def remove_group(self) -> None:
+        """Remove the control group of an attempt that is over."""
+        if self.group is not None:
+            self.group.remove()
+            self.group = None
+
     def discard(self) -> None:
         """Undo everything after a first start that failed: nothing was started, so nothing is left behind."""
         self.guardian.close()
+        self.remove_group()
         self.heartbeat.close()
         try:
             os.rmdir(self.directory.path)
@@ -105,17 +132,23 @@ def choose_directory(settings: Settings, command: Sequence[str], environment: Ma
     """
     if settings.run_dir is not None:
         return use_run_directory(settings.run_dir), None
-    name = settings.name or os.path.basename(_name_of(command))
+    name = settings.name or os.path.basename(name_command(command))
+    if settings.runs_dir is not None:
+        return create_run_directory(settings.runs_dir, name, time.time), None
     try:
-        return create_run_directory(find_base(environment), name, time.time), None
+        base = find_base(environment)
+        if base == find_temporary_base(environment):
+            claim_temporary_base(base)
+        return create_run_directory(base, name, time.time), None
     except RunDirectoryError as error:
         # A home that cannot be written is no reason not to watch a job.
-        base = os.path.join(environment.get("TMPDIR") or "/tmp", f"unsloth-watch-{os.getuid()}", "runs")  # noqa: S108 - 0700 below
+        base = find_temporary_base(environment)
+        claim_temporary_base(base)
         directory = create_run_directory(base, name, time.time)
         return directory, f"{error}; used {base} instead"
 
 
-def _name_of(command: Sequence[str]) -> str:
+def name_command(command: Sequence[str]) -> str:
     """Return the word that tells this command from others: the script or module rather than its interpreter."""
     program = command[0]
     if os.path.basename(program).startswith("python"):

@@ -6,16 +6,20 @@ from collections.abc import Callable
 
 import msgspec
 
-from unsloth_watch.model.diagnosis import Diagnosis, Remedy
+from unsloth_watch.model.diagnosis import Diagnosis, Remedy, Status
+from unsloth_watch.supervise.crash import Crash, Kind
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 60.0
 JITTER = 0.2
 """Part of the delay by which it varies, so that many jobs of one host do not return in step."""
+_SURE = frozenset({Status.ESTABLISHED, Status.SUPPORTED})
 UNCHANGED = "relaunch"
 """Id of the remedy that changes nothing."""
 HEALTHY_S = 600.0
 """An attempt that ran for so long before its incident starts the backoff afresh."""
+MOST_REPAIRS = 3
+"""Live repairs of one fingerprint in one run: a server that stalls in every download is not worth a fourth."""
 
 
 class History(msgspec.Struct, frozen=True):
@@ -24,12 +28,16 @@ class History(msgspec.Struct, frozen=True):
     Attributes:
         restarts: Relaunches so far.
         streak: Relaunches since the last attempt that was healthy for long; sets the backoff.
-        tried: Remedies applied, by fingerprint of the incident.
+        tried: Remedies used up, by fingerprint of the incident; a live repair only once it was in vain.
+        repairs: Live repairs made, by fingerprint.
+        crash: Signature of the crash before; None where the attempt before did not crash.
     """
 
     restarts: int = 0
     streak: int = 0
     tried: dict[str, tuple[str, ...]] = {}
+    repairs: dict[str, int] = {}
+    crash: str | None = None
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -40,17 +48,24 @@ class Decision(msgspec.Struct, frozen=True):
         why: The reason, one phrase.
         delay_s: Backoff in seconds.
         remedy: To apply before it; None for an unchanged relaunch.
+        is_limit: Whether a limit of this program ends the run, rather than the cause itself.
     """
 
     is_restart: bool
     why: str
     delay_s: float = 0.0
     remedy: Remedy | None = None
+    is_limit: bool = False
 
 
-def is_applicable(remedy: Remedy) -> bool:
-    """Whether a remedy changes something by itself before a relaunch; others only advise a person, or mend a living job."""
-    changes = remedy.environment or remedy.prepend_path or remedy.quarantine or remedy.make_directories
+def is_applicable(remedy: Remedy, status: Status) -> bool:
+    """Whether a remedy changes something by itself before a relaunch; others only advise a person, or mend a living job.
+
+    Nothing is moved aside on a hypothesis: it may name a file that has nothing to do with the hang.
+    """
+    if remedy.quarantine and status not in _SURE:
+        return False
+    changes = remedy.environment or remedy.prepend_path or remedy.quarantine or remedy.make_directories or remedy.stdin
     return remedy.kind != "live" and bool(changes)
 
 
@@ -58,7 +73,7 @@ def decide_after_hang(history: History, diagnosis: Diagnosis, *, max_restarts: i
     """Return whether to relaunch a job that hung.
 
     The same incident is never relaunched unchanged: each time its next remedy is taken, and when there is none left the run
-    ends. Only a diagnosis that asks for it by the remedy ``relaunch`` gets one unchanged relaunch.
+    ends. Only a diagnosis that asks for it by the remedy ``relaunch``, or that is no more than a guess, gets one unchanged relaunch.
 
     Args:
         history: What was tried.
@@ -71,21 +86,48 @@ def decide_after_hang(history: History, diagnosis: Diagnosis, *, max_restarts: i
     tried = history.tried.get(diagnosis.fingerprint, ())
     left = [remedy for remedy in diagnosis.remedies if remedy.id not in tried]
     for remedy in left:
-        if is_applicable(remedy):
+        if is_applicable(remedy, diagnosis.status):
             return Decision(True, f"{remedy.id}: {remedy.why}", _delay(history, chance), remedy)
         if remedy.id == UNCHANGED:
             return Decision(True, f"{remedy.id}: {remedy.why}", _delay(history, chance))
+    if diagnosis.status not in _SURE and UNCHANGED not in tried:
+        return Decision(True, f"{UNCHANGED}: {diagnosis.cause} is no more than a guess, and it may pass", _delay(history, chance))
     if tried:
         return Decision(False, f"the same hang came back after {', '.join(tried)}, and nothing else is known to help")
     advice = "; ".join(remedy.advice for remedy in left if remedy.advice)
     return Decision(False, f"{diagnosis.cause} would come back: {advice or 'no remedy is known'}")
 
 
-def decide_after_crash(history: History, exit_code: int, *, max_restarts: int, chance: Callable[[], float]) -> Decision:
-    """Return whether to relaunch a job that ended with a failure of its own."""
+def decide_after_crash(history: History, crash: Crash, *, max_restarts: int, chance: Callable[[], float]) -> Decision:
+    """Return whether to relaunch a job that ended with a failure of its own.
+
+    What would come back for sure is not tried again; what is not known gets one more attempt, unless it came back in the very same
+    words; what may pass is tried up to the limit.
+    """
+    if crash.kind is Kind.DETERMINISTIC:
+        return Decision(False, f"it would fail again: {crash.why}")
+    if crash.kind is Kind.UNKNOWN and history.crash == crash.signature:
+        return Decision(False, f"the same failure came back: {crash.why}")
     if history.restarts >= max_restarts:
-        return Decision(False, f"--max-restarts {max_restarts} is reached")
-    return Decision(True, f"the command ended with status {exit_code}", _delay(history, chance))
+        return Decision(False, f"--max-restarts {max_restarts} is reached", is_limit=True)
+    expected = "it may pass" if crash.kind is Kind.TRANSIENT else "it may not come back"
+    return Decision(True, f"{crash.why}; {expected}", _delay(history, chance))
+
+
+def may_repair(history: History, fingerprint: str, repair_id: str) -> bool:
+    """Whether a live repair of an incident is worth it: it was not in vain before, and not made again and again."""
+    return repair_id not in history.tried.get(fingerprint, ()) and history.repairs.get(fingerprint, 0) < MOST_REPAIRS
+
+
+def count_repair(history: History, fingerprint: str) -> History:
+    """Return the history with one live repair more."""
+    repairs = {**history.repairs, fingerprint: history.repairs.get(fingerprint, 0) + 1}
+    return msgspec.structs.replace(history, repairs=repairs)
+
+
+def remember_crash(history: History, signature: str | None) -> History:
+    """Return the history in which the newest attempt crashed so; None where it did not crash."""
+    return msgspec.structs.replace(history, crash=signature)
 
 
 def remember(history: History, fingerprint: str, remedy_id: str) -> History:

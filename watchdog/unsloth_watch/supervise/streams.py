@@ -17,6 +17,7 @@ class Streams:
 
     Args:
         settings: For ``capture`` and ``stdin``.
+        is_input_closed: Whether a remedy gives it an empty standard input, whatever the settings say.
 
     Attributes:
         stdin_fd: Becomes the command's standard input.
@@ -31,7 +32,8 @@ class Streams:
         ConfigError: A pty was asked for where there is no terminal.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, is_input_closed: bool = False) -> None:
+        self._is_null = is_input_closed or settings.stdin == "null"
         self.relayed: list[tuple[int, int | None]] = []
         self.terminal: Terminal | None = None
         self.is_controlling = False
@@ -44,19 +46,19 @@ class Streams:
             mode = "pty" if terminals else "pipe"
         self.stdin_fd, self.stdout_fd, self.stderr_fd = 0, 1, 2
         if mode == "pty":
-            self._open_terminal(settings, terminals)
+            self._open_terminal(terminals)
         elif mode == "pipe":
             self.stdout_fd, self.stderr_fd = self._open_pipe(1), self._open_pipe(2)
-        if settings.stdin == "null":
+        if self._is_null:
             self.stdin_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             self._given.append(self.stdin_fd)
         self.is_piped = mode != "inherit" and not (mode == "pty" and 1 in terminals)
 
-    def _open_terminal(self, settings: Settings, terminals: list[int]) -> None:
+    def _open_terminal(self, terminals: list[int]) -> None:
         """Give the command a pty for each of its streams that is a terminal now, and a pipe for the others."""
         from unsloth_watch.act.terminal import open_terminal  # noqa: PLC0415 - only with a terminal
 
-        self.is_controlling = settings.stdin == "inherit" and os.isatty(0)
+        self.is_controlling = not self._is_null and os.isatty(0)
         self.terminal = open_terminal(terminals[0], 0 if self.is_controlling else None)
         slave = self.terminal.slave_fd
         self.relayed.append((os.dup(self.terminal.master_fd), terminals[0]))

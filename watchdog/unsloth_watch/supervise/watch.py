@@ -5,23 +5,34 @@ Imported at the first tick, not before: a command that ends at once needs none o
 
 from __future__ import annotations
 
+from collections import deque
+
+import msgspec
+
 from unsloth_watch.act.relay import Relay
 from unsloth_watch.config.settings import Settings
 from unsloth_watch.judge.memory import Memory
+from unsloth_watch.judge.patience import find_movement, renew
 from unsloth_watch.judge.rules import Rules
 from unsloth_watch.judge.verdict import judge
-from unsloth_watch.model.sample import Look, OutputSample
-from unsloth_watch.model.verdict import State, Verdict
+from unsloth_watch.model.evidence import Evidence
+from unsloth_watch.model.sample import Look, OutputSample, Sample
+from unsloth_watch.model.verdict import Progress, State, Verdict
+from unsloth_watch.model.xid import describe_xid
+from unsloth_watch.sense.cards import open_cards
 from unsloth_watch.sense.files import FileReader
-from unsloth_watch.sense.gpu import GpuReader
+from unsloth_watch.sense.gpu import INTERVAL_S as GPU_INTERVAL_S
 from unsloth_watch.sense.heartbeat import HeartbeatReader
 from unsloth_watch.sense.output import OutputReader
 from unsloth_watch.sense.sampler import Sampler
 from unsloth_watch.supervise import clock
 from unsloth_watch.supervise.chronicle import Chronicle
+from unsloth_watch.supervise.floors import open_floors
 from unsloth_watch.supervise.job import Job
 from unsloth_watch.supervise.worker import Task
 
+_RECENT = 10
+"""Samples kept for a diagnosis: rates over some seconds. Those of 20 processes take about 60 kB."""
 _LOOK_PROCESSES = 4
 """Processes whose stacks a look takes: the command and the oldest of its tree, which is where hangs are read from."""
 _DOUBTFUL = (State.SUSPECTED, State.HUNG)
@@ -50,6 +61,7 @@ class Watch:
         self.memory = Memory()
         self.verdict: Verdict | None = None
         self.suspected_at: float | None = None
+        self._renewed_at = 0.0
         self._job = job
         self._relay = relay
         self._heartbeat = heartbeat
@@ -58,12 +70,15 @@ class Watch:
         self._rules = Rules(stall_s=settings.stall_timeout, busy_s=settings.busy_timeout)
         self._output = OutputReader()
         self._faults: set[str] = set()
+        self._recent: deque[Sample] = deque(maxlen=_RECENT)
+        self._is_renewed = False
         self._looking: Task[tuple[Look, ...]] | None = None
+        self._surveying: Task[Evidence] | None = None
         self._sampler = Sampler(
             job.tree,
             self._read_output if relay is not None else None,
             FileReader(),
-            GpuReader(interval_s=settings.interval),
+            open_cards(open_floors(), max(settings.interval, GPU_INTERVAL_S)),
             settings.interval,
         )
 
@@ -71,20 +86,53 @@ class Watch:
         """Take a sample and judge it; tell what changed."""
         looks = self._collect_looks()
         sample = self._sampler.sample(now, clock.wall(), looks, self._heartbeat.latest())
+        sample = msgspec.structs.replace(
+            sample, surveys=self._collect_surveys(), attempt=self._chronicle.attempt, is_renewed=self._is_renewed
+        )
+        self._is_renewed = False
         for sensor, why in self._sampler.take_degradations():
             self._chronicle.event("sensor.degraded", sensor=sensor, why=why)
+        for index, uuid, number in self._sampler.take_xids():
+            self._chronicle.event("gpu.fault", device=index, uuid=uuid, xid=number, meaning=describe_xid(number))
         if self._job.has_lost_guardian:
             self._tell_fault("guardian", "the guardian process is gone; the job goes on under the supervisor itself")
         self._chronicle.sample(sample)
+        self._recent.append(sample)
         before, phase = self.verdict, self.memory.phase
         self.memory, verdict = judge(self.memory, sample, self._rules)
         self.verdict = verdict
         if self.memory.phase != phase:
             self._chronicle.event("phase.changed", phase=self.memory.phase, source="stack" if looks else "output")
+        if verdict.wants_survey and self._surveying is None:
+            self._surveying = self._take_survey()
         if verdict.wants_look and self._looking is None:
             self._looking = self._take_looks()
         self._tell_doubt(before, verdict, now)
         return verdict
+
+    def renew(self) -> None:
+        """Count silence from now, as after a repair of the living job."""
+        self.memory = renew(self.memory)
+        self._is_renewed = True
+        self._renewed_at = self.memory.progress_at
+        self.verdict = self.suspected_at = None
+
+    def find_movement(self) -> Progress | None:
+        """Return the evidence that the job moved since it was repaired."""
+        return find_movement(self.memory, self._renewed_at)
+
+    @property
+    def has_survey(self) -> bool:
+        """Whether a survey waits to be judged: the next tick need not wait for its time."""
+        return self._surveying is not None and self._surveying.is_done
+
+    def recent_samples(self) -> tuple[Sample, ...]:
+        """Return the newest samples, oldest first."""
+        return tuple(self._recent)
+
+    def adopt(self, settings: Settings) -> None:
+        """Judge by other timeouts from the next tick on; what was seen stays seen."""
+        self._rules = Rules(stall_s=settings.stall_timeout, busy_s=settings.busy_timeout)
 
     def close(self) -> None:
         """Give everything back."""
@@ -119,6 +167,24 @@ class Watch:
 
         refs = [self._job.root, *(ref for ref in self._job.members() if ref != self._job.root)][:_LOOK_PROCESSES]
         return Task(lambda: looks(refs), self._wake_fd)
+
+    def _take_survey(self) -> Task[Evidence]:
+        from unsloth_watch.capture.capture import survey  # noqa: PLC0415 - only for a job that rests
+
+        members, root = self._job.members(), self._job.root
+        # Whatever a job of our own got from outside came through us: we still hold it.
+        is_sealed = not self._job.is_attached
+        return Task(lambda: survey(members, root, at=clock.monotonic(), clock=clock.monotonic, is_sealed=is_sealed), self._wake_fd)
+
+    def _collect_surveys(self) -> tuple[Evidence, ...]:
+        if self._surveying is None or not self._surveying.is_done:
+            return ()
+        task, self._surveying = self._surveying, None
+        try:
+            return (task.result(),)
+        except Exception as error:  # without a survey there is no proof, only patience; the reason is in the events
+            self._tell_fault("survey", f"{type(error).__name__}: {error}")
+            return ()
 
     def _collect_looks(self) -> tuple[Look, ...]:
         if self._looking is None or not self._looking.is_done:

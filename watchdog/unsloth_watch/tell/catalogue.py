@@ -20,7 +20,12 @@ EVENTS: dict[str, frozenset[str]] = {
     "attempt.unkillable": frozenset({"pids", "wait_channel"}),
     "restart.scheduled": frozenset({"delay_s"}),
     "restart.refused": frozenset({"why"}),
+    "gpu.fault": frozenset({"device", "uuid", "xid", "meaning"}),
+    "gpu.released": frozenset({"devices", "seconds", "is_free"}),
     "sensor.degraded": frozenset({"sensor", "why"}),
+    "watch.paused": frozenset(),
+    "watch.resumed": frozenset(),
+    "settings.reloaded": frozenset({"changed", "deferred"}),
 }
 """Event → required fields beside the reserved ones; a field may be null, more fields may be added."""
 

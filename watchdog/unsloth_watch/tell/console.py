@@ -111,6 +111,18 @@ def _describe_unkillable(event: Event) -> str:
     )
 
 
+def _describe_released(event: Event) -> str:
+    if event["is_free"]:
+        return f"GPU memory of the ended attempt was free {format_duration(event['seconds'])} later"
+    return f"GPU memory of the ended attempt is still held after {format_duration(event['seconds'])}: {_join(event['devices'])}"
+
+
+def _describe_reload(event: Event) -> str:
+    changed = ", ".join(f"{name} is now {_join(value)}" for name, value in event["changed"].items())
+    deferred = f"; from the next start on: {_join(event['deferred'])}" if event["deferred"] else ""
+    return f"settings read again: {changed or 'nothing changed for this run'}{deferred}"
+
+
 def _join(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {item}" for key, item in value.items())
@@ -154,5 +166,10 @@ _PHRASES: dict[str, tuple[Verbosity, Callable[[Event], str]]] = {
         lambda event: "starting again " + (f"in {format_duration(event['delay_s'])}" if event["delay_s"] else "now"),
     ),
     "restart.refused": (Verbosity.QUIET, lambda event: f"not starting again: {event['why']}"),
+    "gpu.fault": (Verbosity.NORMAL, lambda event: f"GPU {event['device']} reported {event['meaning']}"),
+    "gpu.released": (Verbosity.NORMAL, _describe_released),
+    "watch.paused": (Verbosity.NORMAL, lambda _event: "watching is paused: nothing is judged until it is resumed"),
+    "watch.resumed": (Verbosity.NORMAL, lambda _event: "watching again, judged afresh"),
+    "settings.reloaded": (Verbosity.NORMAL, _describe_reload),
     "sensor.degraded": (Verbosity.VERBOSE, lambda event: f"cannot see {event['sensor']}: {event['why']}"),
 }

@@ -72,8 +72,36 @@ def find_base(environment: Mapping[str, str]) -> str:
     """
     state = environment.get("XDG_STATE_HOME", "")
     if not state.startswith("/"):
-        state = os.path.join(os.path.expanduser("~"), ".local", "state")
+        home = os.path.expanduser("~")
+        if not home.startswith("/"):  # no HOME, and nobody of this number in /etc/passwd: a container's arbitrary user
+            return find_temporary_base(environment)
+        state = os.path.join(home, ".local", "state")
     return os.path.join(state, "unsloth-watch", "runs")
+
+
+def find_temporary_base(environment: Mapping[str, str]) -> str:
+    """Return the directory for runs where there is no home, or none that can be written.
+
+    Args:
+        environment: Variables, as in ``os.environ``.
+    """
+    return os.path.join(environment.get("TMPDIR") or "/tmp", f"unsloth-watch-{os.getuid()}", "runs")  # noqa: S108 - checked below
+
+
+def claim_temporary_base(base: str) -> None:
+    """Make sure that a directory in a place where everybody may write is ours, and make it where it is missing.
+
+    Raises:
+        RunDirectoryError: It cannot be made, or somebody else made it before us, who would then own our records.
+    """
+    top = os.path.dirname(base)
+    try:
+        os.makedirs(top, mode=0o700, exist_ok=True)
+        status = os.lstat(top)
+    except OSError as error:
+        raise _explain(top, error) from error
+    if status.st_mode & 0o170000 != 0o040000 or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise RunDirectoryError(f"{top} is not a directory of our own; choose another place with --runs-dir")
 
 
 def clean_name(name: str) -> str:

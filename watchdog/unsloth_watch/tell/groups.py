@@ -8,10 +8,11 @@ from typing import Any
 
 from unsloth_watch.model.diagnosis import Culprit
 from unsloth_watch.model.evidence import Evidence, Frame, ProcessEvidence, ThreadEvidence
+from unsloth_watch.waits.ranks import find_ranks
+from unsloth_watch.waits.want import Aim, read_want
 
 OUTLIER_SHARE = 0.25
 """A group is an outlier when it has at most this share of its peers; seven of eight ranks in one stack is the usual picture."""
-_RANK_NAMES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK")
 # Innermost frames that only say "waits"; what is above them says for what.
 _WAITING = re.compile(
     r"wait|_?wait_for_tstate_lock|acquire|__enter__|get|_?recv\w*|_?poll|select|accept|sleep|join|read\w*|result|get_nowait|epoll_wait"
@@ -37,16 +38,6 @@ _FOLDED = (
     ("debugpy/", "", "debugger"),
     ("pydevd", "", "debugger"),
 )
-
-
-def find_ranks(processes: Iterable[ProcessEvidence]) -> dict[int, int]:
-    """Return PID → rank: the topmost process of each rank, since its children inherit the variable."""
-    declared = {process.ref.pid: (process.ppid, _read_rank(process.environment)) for process in processes}
-    ranks: dict[int, int] = {}
-    for pid, (ppid, rank) in declared.items():
-        if rank is not None and declared.get(ppid, (0, None))[1] != rank:
-            ranks[pid] = rank
-    return ranks
 
 
 def group_stacks(evidence: Evidence, culprit: Culprit | None) -> list[dict[str, Any]]:
@@ -91,14 +82,6 @@ def frame_record(frame: Frame) -> dict[str, Any]:
     return record
 
 
-def _read_rank(environment: Mapping[str, str] | None) -> int | None:
-    for name in _RANK_NAMES:
-        value = (environment or {}).get(name, "")
-        if value.isdecimal():
-            return int(value)
-    return None
-
-
 def _identify(thread: ThreadEvidence) -> tuple[Any, ...]:
     if thread.frames:
         return tuple((frame.function, frame.file, frame.line) for frame in thread.frames)
@@ -111,7 +94,7 @@ def _build_group(
 ) -> dict[str, Any]:
     thread = pairs[0][1]
     is_culprit = culprit is not None and any(_is_culprit(process, one, culprit) for process, one in pairs)
-    folded = None if is_culprit else _find_reason(thread)
+    folded = None if is_culprit else _find_reason(*pairs[0])
     group_ranks = {ranks[process.ref.pid] for process, one in pairs if one.is_main and process.ref.pid in ranks}
     waits = sorted({one.wait for _, one in pairs if one.wait})
     return {
@@ -149,7 +132,7 @@ def _is_culprit(process: ProcessEvidence, thread: ThreadEvidence, culprit: Culpr
     return culprit.pid is not None and thread.is_main
 
 
-def _find_reason(thread: ThreadEvidence) -> str | None:
+def _find_reason(process: ProcessEvidence, thread: ThreadEvidence) -> str | None:
     """Say why a stack need not be looked at: an idle pool, a monitor, a thread without Python; None for one that matters."""
     if not thread.frames:
         return None if thread.is_main else "no Python stack"
@@ -158,8 +141,9 @@ def _find_reason(thread: ThreadEvidence) -> str | None:
             if fragment in frame.file and frame.function.startswith(function):
                 return reason
         if not frame.is_native and not _WAITING.fullmatch(frame.function):
-            return None
-    return None
+            break
+    want = read_want(thread, process)
+    return want.words if want.aim is Aim.IDLE and not thread.is_main else None
 
 
 def _mark_outliers(groups: Sequence[dict[str, Any]], evidence: Evidence, ranks: Mapping[int, int]) -> None:

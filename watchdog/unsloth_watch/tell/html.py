@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from unsloth_watch.tell.drawing import render_picture
+from unsloth_watch.tell.graph import make_picture
 from unsloth_watch.tell.plot import render_plot
 from unsloth_watch.tell.story import (
     Report,
@@ -67,6 +69,7 @@ def _code(value: object) -> str:
 def _list_sections(report: Report) -> Iterator[str]:
     yield from _list_top(report)
     yield from _list_evidence(report)
+    yield from _list_proof(report["verdict"]["proof"])
     yield from _list_remedies(report["remedies"])
     yield from _list_stacks(report)
     yield from _list_waits(report)
@@ -129,6 +132,12 @@ def _list_evidence(report: Report) -> Iterator[str]:
     yield f'<div class="card"><ul class="plain">{items}</ul></div>'
 
 
+def _list_proof(steps: Sequence[str]) -> Iterator[str]:
+    if steps:
+        yield _heading("How it was proven")
+        yield f'<div class="card"><ol>{"".join(f"<li>{_text(step)}</li>" for step in steps)}</ol></div>'
+
+
 def _list_remedies(remedies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if remedies:
         yield _heading("Remedies")
@@ -183,6 +192,11 @@ def _list_waits(report: Report) -> Iterator[str]:
     if not rows:
         return
     yield _heading("Who waits for whom")
+    picture = make_picture(report["waits"])
+    if picture.boxes:
+        idle = f" {picture.idle} idle or waiting by the clock are left out." if picture.idle else ""
+        more = f" {picture.left_out} more are in the table." if picture.left_out else ""
+        yield f'<div class="card">{render_picture(picture)}<p class="members">Dashed: may be the one.{idle}{more}</p></div>'
     yield _long_table(("Waits", "For"), rows, "waits")
 
 

@@ -12,13 +12,14 @@ from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Remedy
 from unsloth_watch.model.evidence import Evidence, ProcessEvidence
 from unsloth_watch.model.sample import Sample
 from unsloth_watch.model.verdict import Verdict
-from unsloth_watch.tell.groups import find_ranks, group_stacks
+from unsloth_watch.tell.groups import group_stacks
 from unsloth_watch.tell.moment import format_timestamp
 from unsloth_watch.tell.redact import Redactor
 from unsloth_watch.tell.secretname import is_secret
-from unsloth_watch.tell.series import build_signals, latest_gpus
+from unsloth_watch.tell.series import build_signals, latest_gpus, merge_devices
 from unsloth_watch.tell.tail import clean_tail
 from unsloth_watch.tell.waits import list_waits
+from unsloth_watch.waits.ranks import find_ranks
 
 SCHEMA = "unsloth-watch/incident/1"
 
@@ -130,7 +131,7 @@ def build_report(incident: Incident, redactor: Redactor) -> dict[str, Any]:
         "stack_groups": groups,
         "waits": list_waits(evidence),
         "signals": build_signals(incident.samples, incident.verdict, incident.suspected_at),
-        "gpu": latest_gpus(incident.samples),
+        "gpu": merge_devices(latest_gpus(incident.samples), evidence.devices),
         "caches": list(evidence.caches),
         "locks": list(evidence.locks),
         "environment": {
@@ -194,6 +195,7 @@ def _describe_verdict(incident: Incident) -> dict[str, Any]:
         else {"at": format_timestamp(since), "kind": progress.kind, "tier": progress.tier.name.lower(), "detail": progress.detail},
         "confidence": 1.0 if confidence is None and verdict.is_proven else confidence,
         "reasons": list(verdict.reasons),
+        "proof": list(verdict.proof),
         "degraded": list(verdict.degraded),
     }
 

@@ -9,6 +9,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from unsloth_watch.tell.devices import tabulate_devices
+from unsloth_watch.tell.graph import make_picture, tell_picture
 from unsloth_watch.tell.moment import format_duration
 from unsloth_watch.tell.quantity import format_quantity
 from unsloth_watch.tell.story import (
@@ -33,7 +35,9 @@ LIMITS = {
     "command": 400,
     "summary": 1_000,
     "frame": 200,
+    "graph": 6_000,
     "cell": 160,
+    "step": 300,
 }
 """Characters of each part: an issue's text may have 65,536 in all. The whole is in ``report.html`` and ``report.json``."""
 OPEN_GROUPS = 3
@@ -45,6 +49,9 @@ ROWS = 30
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~&$])")
 _MENTION = re.compile(r"@(?=[A-Za-z0-9])")
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+_BREAKS_IN_LINE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 def render_markdown(report: Report) -> str:
@@ -120,12 +127,13 @@ def _list_lines(report: Report) -> Iterator[str]:
     yield f"<sub>unsloth-watch, run {code(report['incident']['run'])}, incident {report['incident']['number']}</sub>"
     yield ""
     yield from _list_why(report)
+    yield from _list_proof(report["verdict"]["proof"])
     yield from _list_remedies(report["remedies"])
     yield from _list_stacks(report["stack_groups"])
     yield from _list_waits(report)
     yield from _list_processes(report["processes"])
     yield from _list_signals(report["signals"])
-    for title, rows in (("GPU", report["gpu"]), ("Caches", report["caches"]), ("File locks", report["locks"])):
+    for title, rows in (("GPU", tabulate_devices(report["gpu"])), ("Caches", report["caches"]), ("File locks", report["locks"])):
         yield from _list_values(title, rows)
     if report["kernel_log"]:
         yield from _fold("Kernel messages", fence(_clip_front("\n".join(report["kernel_log"]), "kernel")))
@@ -148,6 +156,18 @@ def _list_why(report: Report) -> Iterator[str]:
         yield f"- Weighed and left: {escape(alternative)}"
     for phrase in report["missing"]:
         yield f"- Missing: {escape(phrase)}"
+    yield ""
+
+
+def _list_proof(steps: Sequence[str]) -> Iterator[str]:
+    if not steps:
+        return
+    yield "## How it was proven"
+    yield ""
+    # The conclusion is the last step: it stays where the middle of a long proof is left out.
+    shown = steps if len(steps) <= ROWS else [*steps[: ROWS - 2], f"… {len(steps) - ROWS + 1} more in report.json", steps[-1]]
+    for number, step in enumerate(shown, start=1):
+        yield f"{number}. {escape(_clip(step, 'step'))}"
     yield ""
 
 
@@ -218,6 +238,10 @@ def _list_waits(report: Report) -> Iterator[str]:
         return
     yield "## Who waits for whom"
     yield ""
+    picture = make_picture(report["waits"])
+    if picture.boxes:
+        yield fence(_clip(_BREAKS_IN_LINE.sub(" ", tell_picture(picture)), "graph"))
+        yield ""
     yield from _table(("Waits", "For"), [(escape(who), escape(_clip(whom, "cell"))) for who, whom in rows[:ROWS]])
     if len(rows) > ROWS:
         yield f"… and {len(rows) - ROWS} more in report.json"

@@ -37,6 +37,24 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     env_changes: dict[str, str | None] = {}
 
 
+class RemedyRecord(msgspec.Struct, frozen=True):
+    """One remedy that was tried.
+
+    Attributes:
+        id: Its name.
+        kind: ``live``, ``environment`` or ``filesystem``.
+        applied: Whether anything was changed by it.
+        worked: Whether the work moved again by it; None as long as nobody knows.
+        result: What came of it, one phrase.
+    """
+
+    id: str
+    kind: str
+    applied: bool
+    worked: bool | None
+    result: str
+
+
 class IncidentRecord(msgspec.Struct, frozen=True):
     """One hang of the run.
 
@@ -48,6 +66,9 @@ class IncidentRecord(msgspec.Struct, frozen=True):
         summary: One sentence.
         path: Directory of the incident, relative to the run directory.
         fingerprint: Same cause, culprit and stack give the same.
+        attempt: The attempt that hung; None in records of before that was kept.
+        remedies: What was tried, in order, and whether it helped.
+        is_asked_for: Whether a person asked for the evidence: then it says nothing about a hang.
     """
 
     number: int
@@ -57,6 +78,25 @@ class IncidentRecord(msgspec.Struct, frozen=True):
     summary: str
     path: str
     fingerprint: str = ""
+    attempt: int | None = None
+    remedies: tuple[RemedyRecord, ...] = ()
+    is_asked_for: bool = False
+
+
+class CacheRecord(msgspec.Struct, frozen=True):
+    """What was decided about one compile cache at the launch.
+
+    Attributes:
+        cache: Id in the registry of caches.
+        variable: Variable that moves it.
+        path: Its place in this run; None where it was left alone.
+        why: Why.
+    """
+
+    cache: str
+    variable: str
+    path: str | None
+    why: str
 
 
 class SettingRecord(msgspec.Struct, frozen=True):
@@ -82,6 +122,7 @@ class RunRecord(msgspec.Struct, frozen=True):
         incidents: Oldest first.
         settings: Every setting with its source.
         versions: unsloth-watch, Python and the kernel.
+        caches: Where the compile caches are, and why; empty where ``--cache keep`` or no library that has one.
     """
 
     schema: str
@@ -96,6 +137,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     incidents: tuple[IncidentRecord, ...] = ()
     settings: dict[str, SettingRecord] = {}
     versions: dict[str, str] = {}
+    caches: tuple[CacheRecord, ...] = ()
 
     def with_attempt(self, attempt: AttemptRecord) -> RunRecord:
         """Return a record that has this attempt, in place of an earlier state of the same number."""

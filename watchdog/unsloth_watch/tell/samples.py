@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from unsloth_watch.model.evidence import Evidence
 from unsloth_watch.model.sample import OutputSample, Reading, Sample
 from unsloth_watch.tell.linefile import LineFile
 from unsloth_watch.tell.lines import encode_line, read_lines
@@ -23,11 +24,12 @@ _READINGS_LIMIT = 200  # of a merged sample, newest kept
 
 
 class _Place(msgspec.Struct):
-    """Where one sample lies in the file, and how many it stands for."""
+    """Where one sample lies in the file, how many it stands for, and of which attempt."""
 
     at: float
     size: int
     merged: int = 1
+    attempt: int = 1
 
 
 class SampleLog:
@@ -71,7 +73,7 @@ class SampleLog:
             self.trouble = self._file.trouble or self.trouble or "the file has its full size and cannot be thinned"
             return False
         self.trouble = None
-        self._places.append(_Place(sample.at, size))
+        self._places.append(_Place(sample.at, size, attempt=sample.attempt))
         self._size += size
         return True
 
@@ -93,7 +95,14 @@ class SampleLog:
                 changes["output"] = msgspec.structs.replace(output, readings=readings, prompt=prompt)
         if sample.files and any(self._clean_path(file.path) != file.path for file in sample.files):
             changes["files"] = tuple(msgspec.structs.replace(file, path=self._clean_path(file.path)) for file in sample.files)
+        if sample.surveys:
+            changes["surveys"] = tuple(self._clean_survey(survey) for survey in sample.surveys)
         return msgspec.structs.replace(sample, **changes) if changes else sample
+
+    def _clean_survey(self, survey: Evidence) -> Evidence:
+        """Return a survey without secrets; one secret becomes the same word in all of them, so that they still prove the same."""
+        text = msgspec.json.encode(survey).decode("utf-8", "replace")
+        return survey if self._redactor.text(text) == text else msgspec.convert(self._redactor.value(survey), Evidence)
 
     def _clean_path(self, path: str) -> str:
         if path not in self._paths:
@@ -130,7 +139,8 @@ class SampleLog:
                 if len(lines) > 1:
                     line = encode_line(_merge([self._decoder.decode(part) for part in lines])) + b"\n"
                 target.write(line)
-                places.append(_Place(group[-1][1].at, len(line), sum(place.merged for _, place in group)))
+                last = group[-1][1]
+                places.append(_Place(last.at, len(line), sum(place.merged for _, place in group), last.attempt))
         return places
 
 
@@ -175,7 +185,7 @@ def _group(places: Sequence[_Place], recent: float) -> list[list[tuple[int, _Pla
         if place.at >= recent or place.merged > 1:
             groups.append([item])
             is_open = False
-        elif is_open and len(groups[-1]) < KEEP_EVERY:
+        elif is_open and len(groups[-1]) < KEEP_EVERY and groups[-1][-1][1].attempt == place.attempt:
             groups[-1].append(item)
         else:
             groups.append([item])
@@ -184,7 +194,7 @@ def _group(places: Sequence[_Place], recent: float) -> list[list[tuple[int, _Pla
 
 
 def _merge(samples: Sequence[Sample]) -> Sample:
-    """Return the last sample with what the earlier ones alone knew: readings, looks, gaps. Counters are totals and need nothing."""
+    """Return the last sample with what the earlier ones alone knew: readings, looks, surveys, gaps. Counters are totals."""
     last = samples[-1]
     output = last.output
     if output is not None:
@@ -196,7 +206,9 @@ def _merge(samples: Sequence[Sample]) -> Sample:
         last,
         output=output,
         looks=tuple(look for sample in samples for look in sample.looks),
+        surveys=tuple(survey for sample in samples for survey in sample.surveys),
         gap_s=sum(sample.gap_s for sample in samples),
+        is_renewed=any(sample.is_renewed for sample in samples),
         degraded=tuple(sorted({name for sample in samples for name in sample.degraded})),
     )
 

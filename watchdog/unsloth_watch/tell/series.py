@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from unsloth_watch.model.evidence import DeviceEvidence
 from unsloth_watch.model.sample import Sample
 from unsloth_watch.model.verdict import Verdict
 
@@ -31,6 +32,10 @@ def build_signals(samples: Sequence[Sample], verdict: Verdict, suspected_at: flo
         _series("output", "Output", "B/s", _rates(kept, _output_increase)),
         _series("memory", "Resident memory", "B", [_memory(sample) for sample in kept]),
         _series("gpu", "GPU utilisation", "%", [_gpu(sample, "utilization", max) for sample in kept]),
+        _series("gpu_dram", "GPU memory traffic", "% of peak", [_gpu(sample, "dram", max) for sample in kept]),
+        _series("gpu_tensor", "GPU tensor cores", "% of peak", [_gpu(sample, "tensor", max) for sample in kept]),
+        _series("gpu_pcie", "GPU PCIe traffic", "B/s", [_add_rates(sample) for sample in kept]),
+        _series("gpu_power", "GPU power", "W", [_gpu(sample, "power_w", sum) for sample in kept]),
         _series("gpu_memory", "GPU memory", "B", [_gpu(sample, "memory_bytes", sum) for sample in kept]),
     ]
     return {
@@ -113,6 +118,12 @@ def _gpu(sample: Sample, field: str, combine: Callable[[list[float]], float]) ->
     return float(combine(values)) if values else None
 
 
+def _add_rates(sample: Sample) -> Value:
+    """Return the PCIe traffic of all devices, both ways."""
+    known = [gpu.pcie_rx + gpu.pcie_tx for gpu in sample.gpus or () if gpu.pcie_rx is not None and gpu.pcie_tx is not None]
+    return sum(known) if known else None
+
+
 def _add(first: int | None, second: int | None) -> Value:
     return None if first is None or second is None else float(first + second)
 
@@ -123,3 +134,18 @@ def latest_gpus(samples: Sequence[Sample]) -> list[Mapping[str, Any]]:
         if sample.gpus is not None:
             return [{name: getattr(gpu, name) for name in gpu.__struct_fields__} for gpu in sample.gpus]
     return []
+
+
+def merge_devices(sampled: Sequence[Mapping[str, Any]], devices: Sequence[DeviceEvidence]) -> list[dict[str, Any]]:
+    """Return one row a device: what was sampled last, who uses it, what is wrong with it, and its whole record."""
+    rows = {row["uuid"]: dict(row) for row in sampled}
+    for device in devices:
+        row = rows.setdefault(device.uuid, {"index": device.index, "uuid": device.uuid})
+        row["problems"] = list(device.problems)
+        row["processes"] = [
+            f"PID {process.pid} {process.name or '(not of this PID namespace)'}"
+            + ("" if process.memory_bytes is None else f" {process.memory_bytes >> 20} MiB")
+            for process in device.processes
+        ]
+        row["record"] = dict(device.facts)
+    return [{name: value for name, value in row.items() if value is not None} for row in rows.values()]

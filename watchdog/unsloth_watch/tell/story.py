@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from unsloth_watch.tell.devices import tabulate_devices
 from unsloth_watch.tell.groups import format_ranges
 from unsloth_watch.tell.moment import format_duration
 from unsloth_watch.tell.quantity import format_quantity
@@ -26,6 +27,8 @@ STATES = {
 
 def tell_headline(report: Report) -> str:
     """Return the title: what hung, in the words of the diagnosis."""
+    if report["verdict"]["state"] != "hung":
+        return f"Evidence that was asked for ({report['verdict']['state']})"
     return report["diagnosis"]["title"] or f"Hang: {report['diagnosis']['cause']}"
 
 
@@ -73,6 +76,8 @@ def tell_progress(verdict: Mapping[str, Any]) -> str:
 def tell_certainty(verdict: Mapping[str, Any]) -> str:
     """Return whether the hang was proven or waited out, and what that rests on."""
     reasons = "; ".join(verdict["reasons"])
+    if verdict["state"] != "hung":
+        return f"not called a hang: the evidence was asked for, and the judge said {verdict['state']}; {reasons}"
     if verdict["proven"]:
         return "proven" + (f": {reasons}" if reasons else "")
     return f"waited out: no progress for longer than {format_duration(verdict['limit_s'])}" + (f"; {reasons}" if reasons else "")
@@ -196,7 +201,7 @@ def list_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def list_sections(report: Report) -> Sequence[tuple[str, Sequence[Mapping[str, Any]]]]:
     """Return the tables of plain values: devices, caches, locks, earlier incidents."""
-    return [("GPU", report["gpu"]), ("Caches", report["caches"]), ("File locks", report["locks"]), ("Earlier", report["previous"])]
+    return [("GPU", tabulate_devices(report["gpu"])), ("Caches", report["caches"]), ("File locks", report["locks"]), ("Earlier", report["previous"])]
 
 
 def _count(number: int, one: str, many: str) -> str:

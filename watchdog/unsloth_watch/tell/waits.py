@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from unsloth_watch.model.evidence import Evidence, ProcessEvidence, ThreadEvidence
+from unsloth_watch.waits.chain import find_start, follow
+from unsloth_watch.waits.edge import RESTING
+from unsloth_watch.waits.graph import Graph
+from unsloth_watch.waits.scene import Key
 
 _WRITE_ONLY, _READ_WRITE, _ACCESS_MODE = 1, 2, 3  # O_WRONLY, O_RDWR, O_ACCMODE
 _READS = frozenset({"read", "readv", "pread64", "recvfrom", "recvmsg", "recvmmsg", "accept", "accept4"})
@@ -13,17 +17,69 @@ _WRITES = frozenset({"write", "writev", "pwrite64", "sendto", "sendmsg", "sendmm
 
 
 def list_waits(evidence: Evidence) -> list[dict[str, Any]]:
-    """Return the edges: every main thread, and other threads where they wait for a process, a file lock or a descriptor."""
+    """Return the waits: every main thread, and every other thread that waits for anybody or whom somebody waits for.
+
+    Each says what the kernel shows (``call``, ``kind``, ``for``, ``pids``), what its stack says (``aim``, ``words``, ``frame``),
+    who could end it (``wakers``), and its place on the chain of blame from the command's main thread (``step``, from 1).
+    """
     processes = {process.ref.pid: process for process in evidence.processes}
-    edges: list[dict[str, Any]] = []
+    graph = Graph(evidence)
+    steps, cycle = _number_steps(graph, evidence)
+    awaited = {edge.waker for edges in graph.edges.values() for edge in edges}
+    waits: list[dict[str, Any]] = []
     for process in evidence.processes:
         if process.tracer_pid:
-            edges.append(_edge(process, None, "tracer", f"traced by PID {process.tracer_pid}", pids=(process.tracer_pid,)))
+            tracer = _edge(process, None, "tracer", f"traced by PID {process.tracer_pid}", pids=(process.tracer_pid,))
+            waits.append({**tracer, **_describe_nothing()})
         for thread in process.threads:
+            key = (process.ref.pid, thread.tid)
+            is_told = key in steps or (graph.wants[key].aim not in RESTING and (key in awaited or bool(graph.edges[key])))
             edge = _find_edge(evidence, processes, process, thread)
+            if edge is None and is_told:
+                edge = _edge(process, thread, "other", thread.wait or graph.wants[key].words)
             if edge is not None:
-                edges.append(edge)
-    return edges
+                waits.append({**edge, **_describe(key, graph, steps, cycle)})
+    return waits
+
+
+def _number_steps(graph: Graph, evidence: Evidence) -> tuple[dict[Key, int], frozenset[Key]]:
+    """Return the places on the chain of blame, and who of it waits in a circle."""
+    root = evidence.root.pid if evidence.root is not None else evidence.processes[0].ref.pid if evidence.processes else 0
+    start = find_start(graph, root)
+    if start is None:
+        return {}, frozenset()
+    chain = follow(graph, start)
+    return {key: number for number, key in enumerate(chain.keys, start=1)}, frozenset(chain.cycle)
+
+
+def _describe(key: Key, graph: Graph, steps: Mapping[Key, int], cycle: frozenset[Key]) -> dict[str, Any]:
+    want = graph.wants[key]
+    return {
+        "tid": key[1],
+        "rank": graph.ranks.get(key[0]),
+        "aim": want.aim.value,
+        "words": want.words,
+        "frame": str(want.frame) if want.frame is not None else None,
+        "is_resting": want.aim in RESTING and key not in steps,
+        "step": steps.get(key),
+        "is_circle": key in cycle,
+        "wakers": [
+            {
+                "pid": edge.waker[0] if edge.waker else None,
+                "tid": edge.waker[1] if edge.waker else None,
+                "thing": edge.thing,
+                "why": edge.why,
+                "source": edge.source,
+                "is_sure": edge.is_sure,
+            }
+            for edge in graph.edges[key]
+        ],
+    }
+
+
+def _describe_nothing() -> dict[str, Any]:
+    nothing = dict.fromkeys(("tid", "rank", "aim", "words", "frame", "step"))
+    return {**nothing, "is_resting": False, "is_circle": False, "wakers": []}
 
 
 def _find_edge(

@@ -6,15 +6,18 @@ import enum
 
 import msgspec
 
-from unsloth_watch.model.evidence import ProcessEvidence, ThreadEvidence
-from unsloth_watch.waits.loops import LOOPS, Loop
+from unsloth_watch.model.evidence import Descriptor, ProcessEvidence, ThreadEvidence
+from unsloth_watch.waits.loops import LOOPS, WAITING_FILES, Loop
 
 _READS = frozenset({"read", "readv", "pread64", "preadv", "recvfrom", "recvmsg", "recvmmsg", "accept", "accept4"})
 _WRITES = frozenset({"write", "writev", "pwrite64", "pwritev", "sendto", "sendmsg", "sendmmsg"})
 _POLLS = frozenset({"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait", "epoll_pwait2"})
 _CHILDREN = frozenset({"wait4", "waitid"})
-_LOCKS = frozenset({"flock", "fcntl"})
+_EPOLLS = frozenset({"epoll_wait", "epoll_pwait", "epoll_pwait2"})
+_SETLKW = (7, 38)  # F_SETLKW and F_OFD_SETLKW
 _FUTEX_PRIVATE = 0x80
+_NO_WAIT = ("freez", "signal_stop", "ptrace", "seccomp")
+# Kernel functions that hold a thread whatever call it was in: cgroup freezer, job control, tracers, supervisors of system calls.
 _FUTEX_COMMANDS = frozenset({0, 6, 9, 11, 13})  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2
 
 
@@ -33,6 +36,8 @@ class Class(str, enum.Enum):
     """The end of a child."""
     LOCK = "lock"
     """A lock on a file: its holder."""
+    STOPPED = "stopped"
+    """Stopped by a signal: whoever sends SIGCONT."""
     OUTSIDE = "outside"
     """Something that is not of the job: a device, a signal, a server, a disk."""
     UNKNOWN = "unknown"
@@ -45,10 +50,12 @@ class Wait(msgspec.Struct, frozen=True):
     Attributes:
         kind: Its class.
         why: One phrase for people.
-        targets: What its descriptors stand for (``pipe:[n]``), of a CHANNEL or LOCK.
+        targets: What its descriptors stand for (``pipe:[n]``, ``socket:[n]``, ``eventfd 7``, ``pidfd 4711``, a path), of a CHANNEL,
+            a LOCK, or a poll with a timeout.
         is_write: Whether it waits to write.
         child: PID of the child it waits for, 0 for any.
         is_shared: Whether a MEMORY wait may be ended from another process too.
+        memory: Where a shared futex lies (``device:inode:offset``); empty for a private one, and where it could not be read.
         loop: The known loop that it is in, where there is one.
     """
 
@@ -59,44 +66,62 @@ class Wait(msgspec.Struct, frozen=True):
     child: int = 0
     is_shared: bool = False
     loop: Loop | None = None
+    memory: str = ""
 
 
-def classify(thread: ThreadEvidence, process: ProcessEvidence) -> Wait:
+def classify(thread: ThreadEvidence, process: ProcessEvidence) -> Wait:  # noqa: PLR0911 - one return a class reads best
     """Return what a thread waits for; UNKNOWN rather than a guess."""
     phrase = thread.wait or f"state {thread.state}"
     if thread.state == "R":
         return Wait(Class.RUNNING, "it runs")
+    if thread.state == "T" and not process.tracer_pid:
+        return Wait(Class.STOPPED, "it was stopped by a signal")
     if thread.state in ("D", "T", "t"):
         return Wait(Class.OUTSIDE, f"state {thread.state}, {thread.wait_channel or 'unknown channel'}")
+    if any(sign in (thread.wait_channel or "") for sign in _NO_WAIT):
+        return Wait(Class.OUTSIDE, f"held by the kernel in {thread.wait_channel}")
     if thread.state != "S" or thread.call is None:
         return Wait(Class.UNKNOWN, phrase)
     loop = find_loop(thread)
     wait = _classify_call(thread, process, phrase)
-    if loop is not None and (wait.kind is Class.TIMED or loop is Loop.MONITOR):
+    if loop is not None and (wait.kind is Class.TIMED or loop is not Loop.POLL):
         # A known loop that goes back after every time-out waits as if it had none.
         return msgspec.structs.replace(wait, loop=loop)
     return wait
 
 
 def find_loop(thread: ThreadEvidence) -> Loop | None:
-    """Return the known loop that a thread is in, by its frames, else by its name."""
-    for frame in thread.frames:
+    """Return the known loop that a thread waits in, by its frames; None where it does anything else on behalf of that loop."""
+    depth = find_loop_depth(thread)
+    if depth is None:
+        return None
+    frame = thread.frames[depth]
+    name = frame.function.rsplit(".", 1)[-1]
+    return next(loop for file, function, loop in LOOPS if function == name and frame.file.endswith(file))
+
+
+def find_loop_depth(thread: ThreadEvidence) -> int | None:
+    """Return the place of a known loop's frame in a stack, where all frames inside of it only wait; None for any other stack."""
+    for depth, frame in enumerate(thread.frames):
         name = frame.function.rsplit(".", 1)[-1]
-        for file, function, loop in LOOPS:
-            if function == name and frame.file.endswith(file):
-                return loop
+        if any(function == name and frame.file.endswith(file) for file, function, _ in LOOPS):
+            return depth
+        if not frame.is_native and not frame.file.endswith(WAITING_FILES):
+            return None
     return None
 
 
 def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str) -> Wait:  # noqa: PLR0911 - one return a class reads best
     call, args = thread.call, (*thread.syscall_args, 0, 0, 0, 0, 0, 0)
-    names = {descriptor.fd: descriptor.target for descriptor in process.descriptors or ()}
-    targets = tuple(names.get(fd, "?") for fd in thread.wait_fds)
+    fds = thread.wait_fds[1:] if call in _EPOLLS else thread.wait_fds  # the first is the set itself
+    # Most threads wait for memory: those of a large process must not cost as much as its descriptors each.
+    names = {descriptor.fd: identify(descriptor) for descriptor in process.descriptors or ()} if fds else {}
+    targets = tuple(names.get(fd, "?") for fd in fds)
     if call == "futex":
         if args[1] & 0x7F not in _FUTEX_COMMANDS:
             return Wait(Class.UNKNOWN, phrase)
         kind = Class.TIMED if args[3] else Class.MEMORY
-        return Wait(kind, phrase, is_shared=not args[1] & _FUTEX_PRIVATE)
+        return Wait(kind, phrase, is_shared=not args[1] & _FUTEX_PRIVATE, memory=thread.futex or "")
     if call in _READS or call in _WRITES:
         return Wait(Class.CHANNEL, phrase, targets, is_write=call in _WRITES)
     if call in _POLLS:
@@ -104,11 +129,16 @@ def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str
         return Wait(Class.CHANNEL if is_untimed else Class.TIMED, phrase, targets)
     if call in _CHILDREN:
         return _classify_child(call, args, phrase, targets)
-    if call in _LOCKS:
+    if call == "flock" or (call == "fcntl" and args[1] in _SETLKW):
         return Wait(Class.LOCK, phrase, targets)
     if call in ("nanosleep", "clock_nanosleep"):
         return Wait(Class.TIMED, phrase)
     return Wait(Class.OUTSIDE, phrase)
+
+
+def identify(descriptor: Descriptor) -> str:
+    """Return what a descriptor stands for: its target, and ``eventfd 7`` or ``pidfd 4711`` where that says nothing."""
+    return descriptor.peer if descriptor.peer and descriptor.peer.startswith(("eventfd ", "pidfd ")) else descriptor.target
 
 
 def _classify_child(call: str | None, args: tuple[int, ...], phrase: str, targets: tuple[str, ...]) -> Wait:

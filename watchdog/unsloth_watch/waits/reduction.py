@@ -1,0 +1,75 @@
+"""A survey reduced to what a proof needs: it goes into every recording, and a large job has thousands of threads and files."""
+
+from __future__ import annotations
+
+import msgspec
+
+from unsloth_watch.model.evidence import Evidence, ProcessEvidence, ThreadEvidence
+from unsloth_watch.waits.scene import KERNEL_OBJECTS, Scene, find_peer, has_gpu
+from unsloth_watch.waits.wait import Class, identify
+
+_FRAMES = 3
+"""Frames kept of a thread whose stack decides nothing."""
+
+
+def reduce_survey(survey: Evidence) -> Evidence:
+    """Return the survey without descriptors that nobody waits on, and without what is private or only for people."""
+    scene = Scene(survey, is_gpu_idle=False)
+    wanted = {target for wait in scene.waits.values() for target in wait.targets}
+    for process in survey.processes:
+        for descriptor in process.descriptors or ():
+            if descriptor.target in wanted and descriptor.connection is not None:
+                wanted.add(find_peer(descriptor.connection, scene) or "")
+    return msgspec.structs.replace(
+        survey,
+        processes=tuple(_reduce_process(process, wanted, scene) for process in survey.processes),
+        outside=tuple(target for target in survey.outside if target in wanted),
+    )
+
+
+def _reduce_process(process: ProcessEvidence, wanted: set[str], scene: Scene) -> ProcessEvidence:
+    descriptors = process.descriptors
+    if descriptors is not None:
+        kept = {
+            (identify(descriptor), descriptor.fd if identify(descriptor) in wanted else -1): descriptor
+            for descriptor in descriptors
+            if identify(descriptor) in wanted or any(kind in descriptor.target for kind in KERNEL_OBJECTS)
+        }
+        gpu = next(
+            (descriptor for descriptor in descriptors if has_gpu(msgspec.structs.replace(process, descriptors=(descriptor,)))), None
+        )
+        descriptors = (*kept.values(), *(() if gpu is None else (gpu,)))
+    return ProcessEvidence(
+        ref=process.ref,
+        ppid=process.ppid,
+        executable=process.executable,
+        state=process.state,
+        tracer_pid=process.tracer_pid,
+        threads=tuple(_reduce_thread(thread, process, scene) for thread in process.threads),
+        descriptors=descriptors,
+        missing=process.missing,
+        signals_caught=process.signals_caught,
+        has_timers=process.has_timers,
+        is_background=process.is_background,
+    )
+
+
+def _reduce_thread(thread: ThreadEvidence, process: ProcessEvidence, scene: Scene) -> ThreadEvidence:
+    wait = scene.waits[process.ref.pid, thread.tid]
+    has_clock = wait.kind is Class.TIMED or wait.loop is not None
+    return ThreadEvidence(
+        tid=thread.tid,
+        name=thread.name,
+        is_main=thread.is_main,
+        frames=thread.frames if has_clock else thread.frames[:_FRAMES],
+        state=thread.state,
+        syscall_args=thread.syscall_args,
+        wait_channel=thread.wait_channel,
+        cpu_s=thread.cpu_s,
+        vctx=thread.vctx,
+        call=thread.call,
+        wait=thread.wait,
+        wait_fds=thread.wait_fds,
+        futex=thread.futex,
+        is_pulse=thread.is_pulse,
+    )
