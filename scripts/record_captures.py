@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Records the captures that the rules are tested with: real programs that really wait, seen by the real capture.
 
-``python scripts/record_captures.py [NAME]...`` writes ``tests/data/captures/NAME.json``; without names, all of them, in 6 minutes.
+``python scripts/record_captures.py [NAME]...`` writes ``tests/data/captures/NAME.json``; without names, all of them, in 12 minutes.
 Names with ``zoo-`` are programs of ``tests/zoo``; their captures are reduced to what rules look at, so that the files stay small.
 Run it with the project's own interpreter. Paths of this machine are replaced by neutral ones.
 """
@@ -111,7 +111,7 @@ class Stage:
         self.place = place
         (place / "scripts").mkdir()
         self.process: subprocess.Popen[bytes] | None = None
-        self.pid = 0
+        self.pid = 0  # of a program that another process started
 
     def start(self, python: Path | str, text: str | None, wait_for: bytes = b"ready", **environment: str) -> None:
         """Start a program as ``scripts/train.py`` and wait for its word; None is the founding example."""
@@ -164,7 +164,8 @@ class Stage:
             looks.append(look(refs[0]))
         evidence = capture(refs, refs[0], at=0.0, clock=lambda: 0.0)
         processes = tuple(_reduce(process) for process in evidence.processes)
-        evidence = msgspec.structs.replace(evidence, processes=processes, outside=())
+        # How many of other people's processes could not be asked is a fact of the recording machine.
+        evidence = msgspec.structs.replace(evidence, processes=processes, outside=(), unseen=0)
         return Recorded(name, evidence, tuple(item for item in looks if item is not None))
 
     def see(self, name: str, is_good: Callable[[Evidence], bool] = lambda _: True) -> Recorded:

@@ -39,7 +39,7 @@ from unsloth_watch.capture.deadline import own_pids  # noqa: E402
 from unsloth_watch.capture.look import looks  # noqa: E402
 from unsloth_watch.diagnose import Case, diagnose  # noqa: E402
 from unsloth_watch.model.process import ProcessRef  # noqa: E402
-from unsloth_watch.model.sample import OutputSample  # noqa: E402
+from unsloth_watch.model.sample import Look, OutputSample, Sample  # noqa: E402
 from unsloth_watch.model.verdict import State, Verdict  # noqa: E402
 from unsloth_watch.sense.files import FileReader  # noqa: E402
 from unsloth_watch.sense.gpu import GpuReader  # noqa: E402
@@ -181,7 +181,8 @@ def take_case(run: Run, process: subprocess.Popen[bytes], answer: Answer) -> Cas
         return output.feed(fresh, told, 0, is_blocked=False)
 
     sampler = Sampler(tree, read_output, FileReader(), GpuReader(interval_s=SETTLE_S / LOOKS), SETTLE_S / LOOKS)
-    seen, samples = [], []
+    seen: list[Look] = []
+    samples: list[Sample] = []
     began = time.monotonic()
     for number in range(LOOKS):
         time.sleep(max(0.0, began + (number + 1) * SETTLE_S / LOOKS - time.monotonic()))

@@ -53,8 +53,8 @@ class Mended:
         cure: As its head says.
         by: ``unsloth-watch`` or ``blind``.
         outcome: ``live``, ``first relaunch``, ``later relaunch``, ``ended`` (the program itself failed, without a hang),
-            ``given up``, ``given up rightly`` (whom it waits for is outside and never answers or lets go), ``not found`` (no hang
-            was seen) or ``broken``.
+            ``given up``, ``given up rightly`` (whom it waits for is outside and never answers or lets go, and neither got past
+            that), ``not found`` (no hang was seen) or ``broken``.
         remedies: What was applied, in order.
         to_work_s: Seconds from the verdict to new work; None where there was none.
         redone: Steps printed twice.
@@ -135,7 +135,7 @@ def run_watched(program: Program, stall_s: float, place: Path) -> Mended:
     result.attempts = sum(event["event"] == "attempt.started" for event in events)
     verdicts = [moment(event) for event in events if event["event"] == "hang.detected"]
     is_live = any(event["event"] == "hang.repaired" for event in events)
-    conclude(program, result, [tail], verdicts[0] if verdicts else None, began, is_live=is_live)
+    conclude(result, [tail], verdicts[0] if verdicts else None, began, is_live=is_live)
     return result
 
 
@@ -159,7 +159,7 @@ def run_blindly(program: Program, stall_s: float, place: Path) -> Mended:
         verdict = verdict or (hangs[0] if hangs else None)
         if result.status != 124:
             break
-    conclude(program, result, tails, verdict, began, is_live=False)
+    conclude(result, tails, verdict, began, is_live=False)
     return result
 
 
@@ -198,7 +198,7 @@ def moment(event: dict[str, object]) -> float:
     return datetime.fromisoformat(str(event["timestamp"]).replace("Z", "+00:00")).timestamp()
 
 
-def conclude(program: Program, result: Mended, tails: list[Tail], verdict: float | None, began: float, *, is_live: bool) -> None:
+def conclude(result: Mended, tails: list[Tail], verdict: float | None, began: float, *, is_live: bool) -> None:
     """Say in one word what became of a program, and what it cost."""
     result.seconds = round(time.monotonic() - began, 1)
     result.redone = sum(tail.redone for tail in tails)
@@ -207,7 +207,7 @@ def conclude(program: Program, result: Mended, tails: list[Tail], verdict: float
     elif verdict is None:
         result.outcome = "not found"
     elif result.status == 124:
-        result.outcome = "given up rightly" if program.outside else "given up"
+        result.outcome = "given up"
     elif result.status != 0:
         result.outcome = "ended"
     elif result.attempts == 1:
@@ -227,11 +227,12 @@ def summarize(results: list[Mended]) -> dict[str, dict[str, object]]:
         own = [result for result in results if result.by == by]
         counts = Counter(result.outcome for result in own)
         hung = len(own) - counts["not found"] - counts["broken"] - counts["given up rightly"]
+        costs = [one.to_work_s for one in own if one.to_work_s is not None]
         at_once = counts["live"] + counts["first relaunch"]
         totals[by] = {
             **{name: counts[name] for name in OUTCOMES if counts[name]},
             "cured at the first try": f"{at_once} of {hung} that can be cured",
-            "verdict to work, median s": round(table.median([one.to_work_s for one in own if one.to_work_s is not None]), 1),
+            "verdict to work, median s": round(table.median(costs), 1) if costs else None,
             "steps redone": sum(one.redone for one in own),
         }
     return totals
@@ -260,6 +261,9 @@ def main() -> int:
     def one(program: Program) -> list[Mended]:
         kinds = [run_watched] if options.no_blind else [run_watched, run_blindly]
         results = [kind(program, options.stall, place / f"{program.name}-{kind.__name__}") for kind in kinds]
+        if program.outside and all(result.outcome == "given up" for result in results):
+            for result in results:
+                result.outcome = "given up rightly"
         for result in results:
             told = f"{result.name}: {result.by}: {result.outcome} ({', '.join(result.remedies) or 'nothing'}), {result.seconds:g} s"
             print(told, file=sys.stderr, flush=True)

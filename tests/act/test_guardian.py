@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
-from act.jobs import PYTHON, read_to_end
+from act.jobs import PYTHON, read_to_end, state_of
+from namespaces import require_unshare
 from unsloth_watch.act import guardian
 from unsloth_watch.act.guardian import children_of, descendants, read_start_ticks, send_signal
 from unsloth_watch.act.terminate import is_running
@@ -204,3 +206,18 @@ def test_closing_kills_everyone_and_reaps_the_guardian(job):
     assert job.guardian.close()
     assert not job.guardian.is_alive()
     job.wait_for_nobody()
+
+
+def test_the_command_dies_with_its_supervisor_even_where_proc_has_gone(tmp_path) -> None:
+    words = require_unshare("--mount", "--propagation", "private")
+    code = (
+        "import os, sys; from unsloth_watch.act.launch import Guardian; g = Guardian.spawn();"
+        "s = g.start(['sleep', '600'], dict(os.environ), '/', 0, 1, 2); os.system('mount -t tmpfs none /proc'); print(s.pid, flush=True); sys.stdin.read()"
+    )
+    supervisor = subprocess.Popen([*words, sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert supervisor.stdout is not None
+    pid = int(supervisor.stdout.readline())
+    assert state_of(pid) == "S"
+    supervisor.kill()
+    supervisor.communicate()
+    until(lambda: state_of(pid) in (None, "Z"))

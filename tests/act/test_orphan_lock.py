@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from unsloth_watch.act.change import MendError
-from unsloth_watch.act.orphanlock import has_lived, read_filesystem, release
+from unsloth_watch.act.orphanlock import doubt_place, find_mount, has_lived, release
 from unsloth_watch.act.quarantine import read_manifest, restore
 
 pytestmark = pytest.mark.quick
@@ -24,6 +24,9 @@ pytestmark = pytest.mark.quick
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
     """A lock file that was made a minute ago by nobody who lives."""
+    doubt = doubt_place(*find_mount(str(tmp_path)), sees_all=os.readlink("/proc/self/ns/pid") == "pid:[4026531836]")
+    if doubt is not None:
+        pytest.skip(f"{tmp_path}: {doubt}; set TMPDIR to a directory of the container's own file system")
     path = tmp_path / "data.lock"
     path.touch()
     age(path)
@@ -148,5 +151,14 @@ def test_a_quarantine_on_another_file_system_takes_it_whole(lock: Path, tmp_path
 
 
 def test_the_file_system_of_a_path_is_the_innermost_mount(tmp_path: Path) -> None:
-    assert read_filesystem("/proc/self/mounts") == "proc"
-    assert read_filesystem(str(tmp_path)) not in (None, "proc")
+    assert find_mount("/proc/self/mounts") == ("proc", "/proc")
+    assert find_mount(str(tmp_path))[0] not in (None, "proc")
+
+
+def test_a_place_that_others_may_use_unseen_is_doubted() -> None:
+    assert doubt_place("ext4", "/", sees_all=True) is None
+    assert doubt_place("ext4", "/data", sees_all=True) is None
+    assert "other machines" in (doubt_place("nfs4", "/home", sees_all=True) or "")
+    assert doubt_place(None, "/", sees_all=True) is not None
+    assert "other containers" in (doubt_place("ext4", "/cache", sees_all=False) or "")
+    assert doubt_place("overlay", "/", sees_all=False) is None

@@ -108,9 +108,9 @@ def test_a_blocked_main_thread_is_told_by_its_call_its_phrase_and_its_stack(star
     assert function in ("", *names)
     assert not process.missing
     assert process.python_version == f"{sys.version_info.major}.{sys.version_info.minor}"
-    if call == "write":  # a pause would make it return a short count
+    if call in ("write", "recvfrom", "accept4", "epoll_wait"):  # a pause would make it return early
         assert process.stack_method == "nonblocking"
-        assert "cut the write" in process.notes[0]
+        assert f"cut the {call}" in process.notes[0]
         return
     assert process.stack_method == "native"
     assert any(frame.is_native and frame.line == 0 and ".so" in frame.file for frame in main.frames)

@@ -83,7 +83,7 @@ def test_show_says_what_the_run_is_doing_and_how_it_ended(controlled: Controlled
     assert (live["phase"], live["state"], live["attempt"], live["pid"]) == ("running", "progressing", 1, controlled.pid)
     assert live["supervisor_pid"] == controlled.process.pid
     assert "of 100000" in live["last_progress"]
-    assert live["limit_s"] == 180
+    assert live["limit_s"] >= 180  # more on a crowded machine
     assert "progressing" in controlled.verb("show").stdout.splitlines()[0]
     stopped = controlled.verb("stop")
     assert (stopped.returncode, stopped.stderr) == (0, "")

@@ -74,6 +74,18 @@ def test_the_report_of_an_incident_is_printed_or_given_as_data(runs: Path) -> No
         assert phrase in refused.stderr
 
 
+def test_the_report_is_opened_as_a_page_in_the_users_browser(runs: Path) -> None:
+    browser = runs / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {runs}/opened\n')
+    browser.chmod(0o755)
+    environment = {**Watched(runs).environment(), "BROWSER": str(browser)}
+    words = [*PROGRAM, "report", "hung", "--open"]
+    done = subprocess.run(words, env=environment, cwd=runs, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (runs / "opened").read_text().strip().removeprefix("file://")
+    assert Path(page).read_text().startswith("<!")
+
+
 def test_a_bundle_holds_the_incident_and_the_records(runs: Path) -> None:
     made = verb(runs, "bundle", "hung")
     assert made.returncode == 0, made.stderr

@@ -8,7 +8,16 @@ import pytest
 from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.liverepair import plan_repair
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Status
-from unsloth_watch.model.evidence import CacheProbe, Connection, Descriptor, Evidence, Frame, ProcessEvidence, ThreadEvidence
+from unsloth_watch.model.evidence import (
+    CacheProbe,
+    Connection,
+    Descriptor,
+    Evidence,
+    Frame,
+    ProcessEvidence,
+    SourceLoop,
+    ThreadEvidence,
+)
 from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.model.repair import Repair
 from unsloth_watch.model.verdict import State, Verdict
@@ -201,9 +210,14 @@ def test_a_cache_that_is_missing_or_closed_is_made_usable_and_one_that_fails_oth
 
 
 def test_a_directory_to_write_to_is_made_and_one_to_read_from_is_not() -> None:
-    root = process(10, thread(10))
-    assert plan(diagnosis("poll-loop", pid=10, path="/job/checkpoints"), root) is not None
-    assert plan(diagnosis("poll-loop", pid=10, path="/data/train"), root) is None
+    def polling(call: str) -> ProcessEvidence:
+        loop = SourceLoop(0, f"while not path.{call}", "time.sleep(1)", ())
+        return process(10, msgspec.structs.replace(thread(10), loops=(loop,)))
+
+    assert plan(diagnosis("poll-loop", pid=10, path="/job/checkpoints"), polling("is_dir()")) is not None
+    assert plan(diagnosis("poll-loop", pid=10, path="/data/train"), polling("is_dir()")) is None
+    # A file of that name is another thing.
+    assert plan(diagnosis("poll-loop", pid=10, path="/job/checkpoints"), polling("exists()")) is None
 
 
 def test_only_filelocks_own_lock_file_is_released_under_its_waiter() -> None:

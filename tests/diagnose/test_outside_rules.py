@@ -359,7 +359,7 @@ def gpu_samples(name: str) -> tuple[Sample, ...]:
 
 def h100(capture: str, run: str) -> Case:
     """A real capture of an Unsloth fine-tune on an H100, with the last samples of the first attempt of a run."""
-    evidence = msgspec.json.decode(gzip.open(DATA / "gpu" / "captures" / f"{capture}.json.gz").read(), type=Evidence)
+    evidence = msgspec.json.decode(gzip.decompress((DATA / "gpu" / "captures" / f"{capture}.json.gz").read_bytes()), type=Evidence)
     with gzip.open(DATA / "gpu" / "runs" / f"{run}.jsonl.gz") as file:
         samples = [msgspec.json.decode(line, type=Sample) for line in file.read().splitlines()]
     first = samples[0].processes[0].ref if samples[0].processes else None

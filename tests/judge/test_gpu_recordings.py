@@ -60,6 +60,12 @@ def test_a_lock_that_nobody_frees_is_proven_long_before_the_stall_timeout() -> N
     assert found.quiet_s < 10.0
 
 
+def test_the_founding_hang_with_20_gb_held_is_found_at_the_stall_timeout_while_another_job_trains_on_the_card() -> None:
+    found = next(verdict for verdict in judge_run("founding", 20.0) if verdict.state is State.HUNG)
+    assert found.last_progress is not None
+    assert found.at - found.last_progress.at == pytest.approx(20.0, abs=1.5)
+
+
 @pytest.mark.parametrize("name", ["spin", "busy"])
 def test_a_spin_is_found_at_twice_the_stall_timeout_as_its_rhythm_broke(name: str) -> None:
     found = next(verdict for verdict in judge_run(name, 20.0) if verdict.state is State.HUNG)

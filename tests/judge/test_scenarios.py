@@ -191,6 +191,10 @@ def test_without_a_sense_the_judge_is_slower_and_says_so(sense: str) -> None:
     assert verdicts[-1].degraded == (sense,)
 
 
+def test_connections_of_which_some_are_unknown_make_it_slower() -> None:
+    assert hung_at(lambda at: sample(at, degraded=("connections",)), 60) == 20.0
+
+
 def test_an_unknown_device_makes_it_slower_only_for_a_job_that_uses_one() -> None:
     assert hung_at(lambda at: sample(at, process(has_gpu=True), gpus=None), 60) == 20.0
     assert hung_at(lambda at: sample(at, process(has_gpu=False), gpus=None), 60) == 10.0

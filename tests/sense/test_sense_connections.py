@@ -150,7 +150,7 @@ def test_where_the_kernel_refuses_a_job_without_connections_is_none_the_worse(st
     assert reader.why is None
 
 
-def test_a_connection_in_another_network_namespace_is_unknown_and_said(start, ref_of):
+def test_a_connection_in_another_network_namespace_is_unknown_and_said_and_hides_no_other(start, ref_of, joined):
     if subprocess.run(["unshare", "--net", "true"], check=False, capture_output=True).returncode:
         pytest.skip("cannot make a network namespace: run as root")
     code = (
@@ -160,11 +160,16 @@ def test_a_connection_in_another_network_namespace_is_unknown_and_said(start, re
         "else:\n    a, b = socket.socketpair()\n"
         "print('ready', flush=True); sys.stdin.read()"
     )
+    _, ref, _ = joined
+    seen = read(ref)
+    assert len(seen) == 1
     connected, other = start(code, "connect"), start(code)
     reader = ConnectionReader()
-    assert read(ref_of(connected.pid), reader=reader) is None
+    assert read(ref_of(connected.pid), ref, reader=reader) == seen
     assert f"PID {connected.pid} has TCP connections in another network namespace" in reader.why
-    assert read(ref_of(other.pid), reader=ConnectionReader()) == ()
+    reader = ConnectionReader()
+    assert read(ref_of(other.pid), ref, reader=reader) == seen
+    assert reader.why is None
 
 
 def test_on_a_host_with_very_many_sockets_it_asks_rarer(joined):

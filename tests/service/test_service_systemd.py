@@ -156,7 +156,6 @@ def test_what_fails_again_and_again_ends_in_a_visible_state(service: Service) ->
     service.wait("ActiveState", "failed")
     refused = service.machine.run("systemctl", "start", service.unit)
     assert refused.returncode != 0
-    assert "too often" in refused.stderr
     assert len(service.summaries()) == 2
 
 

@@ -56,6 +56,8 @@ def test_a_stopped_job_goes_on_and_no_step_is_done_twice(watched: Watched) -> No
     assert applied["kind"] == "live"
     assert applied["undo"].startswith("kill -STOP")
     assert [(one["id"], one["applied"], one["worked"]) for one in remedies(watched)] == [("continue-process", True, True)]
+    # What was done is not asked for again.
+    assert json.loads((watched.directory / "incidents" / "01" / "report.json").read_text())["next_steps"] == []
     (incident,) = watched.summary()["incidents"]
     assert [(one["id"], one["worked"]) for one in incident["remedies"]] == [("continue-process", True)]
 
@@ -195,6 +197,26 @@ def test_a_read_without_a_retry_fails_and_the_hangs_own_ladder_goes_on(watched: 
     assert (first["exit_code"], first["reason"]) == (1, "hang")
     tried = {one["id"]: one["worked"] for one in remedies(watched)}
     assert tried["shut-down-connection"] is False
+
+
+def test_the_same_hang_after_all_remedies_ends_the_run_and_the_report_says_what_was_tried(watched: Watched, silent: int) -> None:
+    script = watched.script(
+        """
+        import sys, urllib.request
+        print("loading", flush=True)
+        urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/model").read()
+        """
+    )
+    status, _, err = watched.run(sys.executable, script, str(silent), options=QUICK)
+    assert status == 124, err
+    assert len(watched.events("attempt.started")) == 2
+    # The second time the repair was known to be in vain.
+    assert [event["remedy"] for event in watched.events("remedy.applied")] == ["shut-down-connection"]
+    (refused,) = watched.events("restart.refused")
+    assert "shut-down-connection, relaunch" in refused["why"]
+    first, second = (incident["remedies"] for incident in watched.summary()["incidents"])
+    assert [(one["id"], one["worked"]) for one in first] == [("shut-down-connection", False), ("relaunch", False)]
+    assert second == []
 
 
 def test_a_question_that_nobody_answers_gets_an_empty_input_at_the_next_attempt(watched: Watched) -> None:

@@ -1,6 +1,6 @@
 """A real Unsloth fine-tune that needs no network, and hangs on demand: the job of ``scenarios.py``, for a machine with a GPU.
 
-    python finetune.py PLACE [--mode healthy|lock|spin|busy] [--steps 24] [--hang-at 14] [--four-bit] [--block 20]
+    python finetune.py PLACE [--mode healthy|lock|spin|busy] [--steps 24] [--hang-at 14] [--four-bit] [--batch 8] [--block 20]
 
 A Llama of 0.77 billion random weights is made once in PLACE (30 s on an H100), then trained with LoRA. The hang comes at the end of
 a step, in the first attempt alone: ``lock`` blocks the host on a lock that nobody frees, ``spin`` waits for a kernel that never
@@ -175,7 +175,7 @@ def train(options: argparse.Namespace) -> None:
         args=SFTConfig(
             output_dir=f"{options.place}/out",
             max_steps=options.steps,
-            per_device_train_batch_size=2 if options.block else 8,
+            per_device_train_batch_size=options.batch,
             gradient_accumulation_steps=1,
             logging_steps=20 if options.block else 5,
             save_strategy="no",
@@ -203,6 +203,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=("healthy", "lock", "spin", "busy"), default="healthy")
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--hang-at", type=int, default=14)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--block", type=int, default=0)
     parser.add_argument("--four-bit", action="store_true")
     options = parser.parse_args()

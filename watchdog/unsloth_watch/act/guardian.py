@@ -448,6 +448,12 @@ class _Service:
         """SIGKILL every descendant until none is left: ECHILD is proof, because orphans all come to a subreaper."""
         deadline = time.monotonic() + limit_s
         pause_ms = 1
+        # Not reaped yet, so the numbers are still theirs; the walk below needs a /proc, and this does not.
+        for pid in self._commands:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:  # it has changed its user
+                continue
         while time.monotonic() < deadline:
             if self._group:
                 _write(self._group + b"/cgroup.kill", b"1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import socket
 import stat
 import time
@@ -22,6 +23,8 @@ _SETTLED_S = 2.0
 """Youngest age of a lock file that names nobody: between making it and writing its owner into it pass milliseconds."""
 _REMOTE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "lustre", "gpfs", "beegfs", "afs", "glusterfs", "virtiofs")
 """Beginnings of file system types that other machines may share: who holds a lock there cannot be seen from here."""
+_FIRST_NAMESPACE = "pid:[4026531836]"
+"""The machine's own PID namespace (PROC_PID_INIT_INO of the kernel): from it every process is seen."""
 _MOST_TEXT = 1024
 
 
@@ -95,9 +98,9 @@ def _check_unused(path: str, status: os.stat_result) -> None:
 
 def _check_owner(path: str, status: os.stat_result) -> None:
     """Raise where the file may have an owner."""
-    kind = read_filesystem(os.path.realpath(path))
-    if kind is None or kind.startswith(_REMOTE):
-        raise MendError(f"{path} stays: it lies on {kind or 'an unknown file system'}, which other machines may use")
+    doubt = doubt_place(*find_mount(os.path.realpath(path)), sees_all=os.readlink("/proc/self/ns/pid") == _FIRST_NAMESPACE)
+    if doubt is not None:
+        raise MendError(f"{path} stays: {doubt}")
     owner, host = read_owner(path)
     if host is not None and host.partition("?")[0] != socket.gethostname():
         raise MendError(f"{path} stays: it names the host {host}")
@@ -197,13 +200,29 @@ def _uid_of(pid: str) -> int | None:
         return None
 
 
-def read_filesystem(path: str) -> str | None:
-    """Return the type of the file system that holds a path; None where it cannot be known."""
-    found, longest = None, -1
-    with open("/proc/self/mounts") as file:
+def doubt_place(kind: str | None, place: str, *, sees_all: bool) -> str | None:
+    """Return why somebody whom we cannot see may use a mount, None where nobody can.
+
+    Args:
+        kind: Type of its file system; None if unknown.
+        place: Where it is mounted.
+        sees_all: Whether we see every process of the machine. In a container others may share what is mounted into it.
+    """
+    if kind is None or kind.startswith(_REMOTE):
+        return f"it lies on {kind or 'an unknown file system'}, which other machines may use"
+    if not sees_all and place != "/":
+        return f"it lies on {place}, which other containers may use"
+    return None
+
+
+def find_mount(path: str) -> tuple[str | None, str]:
+    """Return the type and the place of the mount that holds a path; None for the type where it cannot be known."""
+    found, longest = None, ""
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
-            words = line.split()
-            place = words[1].encode().decode("unicode_escape").rstrip("/")
-            if (path == place or path.startswith(place + "/")) and len(place) >= longest:
-                found, longest = words[2], len(place)
-    return found
+            words = line.split(" ")
+            # The kernel writes blanks and the like as three octal digits.
+            place = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), words[1]).rstrip("/")
+            if (path == place or path.startswith(place + "/")) and len(place) >= len(longest):
+                found, longest = words[2], place
+    return found, longest or "/"

@@ -13,7 +13,7 @@ from unsloth_watch.capture.deadline import Deadline, DeadlineError, within
 from unsloth_watch.capture.descriptors import read_open_files
 from unsloth_watch.capture.devices import read_devices
 from unsloth_watch.capture.filesystems import find_filesystems
-from unsloth_watch.capture.glimpses import find_glimpses
+from unsloth_watch.capture.glimpses import BRIEF_S, WATCH_S, find_glimpses
 from unsloth_watch.capture.holders import find_locks, find_missing_locks
 from unsloth_watch.capture.host import read_host
 from unsloth_watch.capture.kernel import read_kernel_log
@@ -93,7 +93,7 @@ def capture(
     )
     processes = _ask("source lines", lambda: annotate(processes), deadline, missing) or processes
     processes = _ask("loops in the source", lambda: annotate_loops(processes), deadline, missing) or processes
-    processes = find_glimpses(processes, deadline)
+    processes = find_glimpses(processes, deadline, BRIEF_S if is_gentle else WATCH_S)
     mounts = _ask("file systems", lambda: find_filesystems(processes), deadline, missing) or ()
     tids = {thread.tid for process in processes for thread in process.threads}
     pids = {process.ref.pid for process in processes}

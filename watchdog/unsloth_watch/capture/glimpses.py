@@ -24,6 +24,8 @@ from unsloth_watch.model.evidence import ProcessEvidence
 
 WATCH_S = 1.2
 """Longest watch of a process: two rounds of a poll each half second. A poll each 2 s is seen in three of five captures."""
+BRIEF_S = 0.6
+"""Longest watch for a person who waits for an answer."""
 ROUNDS = 2
 """Wake-ups that are followed after the first in which something was seen."""
 MAX_WAKES = 24
@@ -31,18 +33,26 @@ MAX_WAKES = 24
 with a free core, and ten wake-ups gave 10 of 20 on one without: who wakes takes the watcher's core."""
 MAX_PROCESSES = 4
 """Processes watched: the watch is busy while they are awake, and the first poll in the tree is the one that matters."""
-_AWAKE_S = 0.05
+_AWAKE_S = 0.02
 # How long a wake-up is followed: an HTTP request over loopback is done in some ms.
 _EARLY_S = 0.002
 _SLEEPS = ("clock_nanosleep", "nanosleep")
 _TIMER_ABSTIME = 1
 
 
-def find_glimpses(processes: Sequence[ProcessEvidence], deadline: Deadline) -> tuple[ProcessEvidence, ...]:
-    """Return the processes with what those of them that sleep in their main thread, or in a loop that sleeps, opened meanwhile."""
+def find_glimpses(
+    processes: Sequence[ProcessEvidence], deadline: Deadline, seconds: float = WATCH_S
+) -> tuple[ProcessEvidence, ...]:
+    """Return the processes with what those of them that sleep in their main thread, or in a loop that sleeps, opened meanwhile.
+
+    Args:
+        processes: The job's processes.
+        deadline: Ends it all.
+        seconds: How long to watch each at most.
+    """
     sleepers = [process for process in processes if _is_polling(process)][:MAX_PROCESSES]
-    patience = Deadline(deadline.left(2 * WATCH_S))
-    answers = spread(lambda process: watch_descriptors(process.ref.pid, min(WATCH_S, patience.left())), sleepers, patience)
+    patience = Deadline(deadline.left(2 * seconds))
+    answers = spread(lambda process: watch_descriptors(process.ref.pid, min(seconds, patience.left())), sleepers, patience)
     seen = {process.ref: answer for process, answer in zip(sleepers, answers, strict=True) if isinstance(answer, tuple)}
     return tuple(
         msgspec.structs.replace(process, glimpses=seen[process.ref]) if seen.get(process.ref) else process for process in processes

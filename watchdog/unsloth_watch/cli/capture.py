@@ -35,6 +35,7 @@ def main(words: Sequence[str]) -> int:
     while not os.path.exists(os.path.join(directory, "report.html")):
         if time.monotonic() > until:
             raise WatchError(f"{directory}: no report after {_LIMIT_S:g} s; see unsloth-watch show {run.record.id}")
+        ask(run.directory, "show")  # raises when the run has ended meanwhile
         time.sleep(_LOOK_EVERY_S)
     if options.json:
         write_json(answer)

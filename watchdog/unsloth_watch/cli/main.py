@@ -17,6 +17,7 @@ VERBS = (
     "cache",
     "capture",
     "doctor",
+    "inspect",
     "pause",
     "reload",
     "replay",
@@ -27,7 +28,6 @@ VERBS = (
     "service",
     "show",
     "stop",
-    "inspect",
 )
 """First words that are a verb of ours; after ``--`` everything is the command."""
 

@@ -71,7 +71,10 @@ def compose_unit(words: Sequence[str], *, is_user: bool, run_as: str | None) -> 
         raise UsageError("no command to run; write unsloth-watch service print [OPTIONS] -- COMMAND [ARG]...")
     if "run_dir" in layer:
         raise UsageError("--run-dir names one run's directory, and a service starts more than once; use --runs-dir DIR")
-    settings = load_settings(layer, os.environ, os.getcwd())
+    directory = os.getcwd()
+    if not directory.isprintable():
+        raise UsageError(f"the working directory {directory!r} cannot stand in a unit file; change to another")
+    settings = load_settings(layer, os.environ, directory)
     options = list(words[: len(words) - len(command)])
     if options[-1:] == ["--"]:
         options.pop()
@@ -84,7 +87,7 @@ def compose_unit(words: Sequence[str], *, is_user: bool, run_as: str | None) -> 
         program=_find_program(),
         options=tuple(options),
         command=(_find_command(command[0]), *command[1:]),
-        directory=os.getcwd(),
+        directory=directory,
         environment=carry_environment(os.environ),
         environment_file=os.path.join(os.path.expanduser("~/.config") if is_user else "/etc", "unsloth-watch", f"{name}.env"),
         reload_options=reload_options,

@@ -18,8 +18,8 @@ def main(words: Sequence[str]) -> int:
     """Run the verb; return 0 when the run is over or, with ``--no-wait``, when it was asked to end."""
     parser = Parser(
         "stop",
-        "Ends a run: SIGTERM goes to the command, which may save; nothing is started again. Waits until the run is over. A job that "
-        "was attached to goes on.",
+        "Ends a run: SIGTERM goes to the command, which may save; nothing is started again. Waits until the run is over. A job "
+        "that was attached to goes on.",
         "unsloth-watch stop latest",
     )
     parser.add_run(is_required=True)

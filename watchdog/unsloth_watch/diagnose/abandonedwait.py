@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from unsloth_watch.diagnose.blame import Trace, explain, is_exiting, make_culprit, tell, trace
+from unsloth_watch.diagnose.blame import Trace, explain, make_culprit, tell, trace
 from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.rule import CONFIDENCE
 from unsloth_watch.diagnose.waitremedies import mend_wait
 from unsloth_watch.model.diagnosis import Diagnosis, Status
 from unsloth_watch.model.evidence import ProcessEvidence, ThreadEvidence
+from unsloth_watch.waits.exiting import is_exiting
 from unsloth_watch.waits.scene import Key
 from unsloth_watch.waits.want import Aim
 

@@ -14,17 +14,11 @@ from unsloth_watch.model.evidence import ProcessEvidence, ThreadEvidence
 from unsloth_watch.model.verdict import State
 from unsloth_watch.waits.chain import Chain, find_start, follow
 from unsloth_watch.waits.graph import Graph
-from unsloth_watch.waits.place import find_user_frame, is_library, is_place, own_frames
+from unsloth_watch.waits.place import find_user_frame, is_library, own_frames
 from unsloth_watch.waits.scene import Doubt, Key, Scene
 from unsloth_watch.waits.trace import trace as reach
 from unsloth_watch.waits.wakers import NOBODY, is_shared
 from unsloth_watch.waits.want import Aim, Want, is_fork_of
-
-_EXIT_FUNCTIONS = (
-    ("/threading.py", "_shutdown"),
-    ("/multiprocessing/util.py", "_exit_function"),
-    ("/multiprocess/util.py", "_exit_function"),
-)
 
 
 class Trace(msgspec.Struct, frozen=True):
@@ -143,23 +137,6 @@ def _trace(case: Case) -> Trace | None:
     graph = Graph(case.evidence)
     start = find_start(graph, root.ref.pid)
     return Trace(case, graph, follow(graph, start)) if start is not None else None
-
-
-def is_exiting(thread: ThreadEvidence, process: ProcessEvidence) -> bool:
-    """Whether an interpreter is ending: its main thread is in a known function of the exit, or no longer in any module's code.
-
-    ``atexit`` calls its hooks from C: their stack has no ``<module>`` frame below.
-    """
-    own = [frame for _, frame in own_frames(thread.frames)]
-    if any(is_place(frame, *place) for frame in own for place in _EXIT_FUNCTIONS):
-        return True
-    is_whole = process.stack_method in ("native", "plain")
-    has_code = any(_is_outermost(frame.function, frame.file) for frame in thread.frames)
-    return bool(thread.is_main and own and is_whole and not has_code)
-
-
-def _is_outermost(function: str, file: str) -> bool:
-    return function == "<module>" or file.startswith("<frozen runpy") or file.endswith("/runpy.py")
 
 
 def make_culprit(found: Trace, key: Key, path: str | None = None, peer: str | None = None) -> Culprit:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from unsloth_watch.diagnose.blame import explain, is_exiting, make_culprit, tell, trace
+from unsloth_watch.diagnose.blame import explain, make_culprit, tell, trace
 from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.waitremedies import mend_exit
 from unsloth_watch.model.diagnosis import Diagnosis, Statement, Status
+from unsloth_watch.waits.exiting import is_exiting
 from unsloth_watch.waits.want import Aim
 
 _WAITS = frozenset({Aim.THREAD, Aim.WORKERS, Aim.EVENT, Aim.QUEUE, Aim.FUTURE, Aim.CHILD, Aim.LOCK, Aim.CHANNEL, Aim.SHARED_LOCK})

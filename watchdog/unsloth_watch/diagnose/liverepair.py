@@ -22,6 +22,7 @@ _ALIVE = frozenset({"ESTABLISHED", "CLOSE_WAIT", "SYN_SENT"})
 _O_ACCMODE = 3
 _OUTPUT = re.compile(r"cache|checkpoint|output|^(out|logs?|runs?|te?mp)$", re.IGNORECASE)
 """Names of directories that programs write to."""
+_DIRECTORY = re.compile(r"\b(is_dir|isdir|listdir|scandir|iterdir)\(")
 
 
 def plan_repair(case: Case, diagnosis: Diagnosis) -> Repair | None:
@@ -180,7 +181,7 @@ def _make_directory(case: Case, diagnosis: Diagnosis) -> Repair | None:
     path = culprit.path or ""
     if diagnosis.cause == "poll-loop":
         # Only a place to write to. A directory to read from would be found empty: worse than the wait.
-        is_wanted = _OUTPUT.search(path.rpartition("/")[2]) is not None
+        is_wanted = _OUTPUT.search(path.rpartition("/")[2]) is not None and _asks_for_directory(process)
     elif diagnosis.cause == "compile-cache-unusable":
         probe = next((probe for probe in case.evidence.caches if probe.path == path), None)
         # A directory that exists and cannot be imported is not mended by making it (unsloth_zoo 2025.3.1).
@@ -197,6 +198,12 @@ def _make_directory(case: Case, diagnosis: Diagnosis) -> Repair | None:
     return Repair(
         "make-directory", f"{path} is missing or cannot be written, and the program waits for it", (Target(process.ref, path),)
     )
+
+
+def _asks_for_directory(process: ProcessEvidence) -> bool:
+    """Whether a loop of the process asks for a directory by its own words: a file of that name would be another thing."""
+    texts = (text for thread in process.threads for loop in thread.loops for text in (loop.header, *loop.calls))
+    return any(_DIRECTORY.search(text) for text in texts)
 
 
 def _release_lock_file(case: Case, diagnosis: Diagnosis) -> Repair | None:

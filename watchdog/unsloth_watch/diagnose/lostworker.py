@@ -38,7 +38,8 @@ class LostWorker:
         if aim is Aim.CHANNEL and dead and found.has_only_own_end:
             # Somebody who could not be asked may have the other end: a process of another user.
             firm = Status.SUPPORTED if found.case.evidence.unseen else Status.ESTABLISHED
-            return _explain(found, firm if found.is_lasting or not found.list_free() else Status.HYPOTHESIS, dead)
+            status = firm if found.is_lasting or not found.list_free() else Status.HYPOTHESIS
+            return _explain(found, status, dead, confidence=0.9 if status is Status.SUPPORTED else None)
         if aim is Aim.SHARED_LOCK or (aim is Aim.EVENT and dead and is_shared(found.thread)):
             status, confidence = found.weigh_silence()
             return _explain(found, status, dead, confidence=min(confidence + 0.02, 0.98))  # a body outweighs `abandoned-wait`

@@ -34,17 +34,11 @@ class PipeDeadlock:
         keeper = _find_keeper(found)
         if keeper is not None:
             return _explain_keeper(found, *keeper)
-        is_rank = any(found.graph.wants[key].aim is Aim.COLLECTIVE for key in found.chain.keys)  # `collective-mismatch` says more
-        if (
-            found.want.aim is Aim.CHANNEL
-            and not is_rank
-            and _is_pipe(found, found.end)
-            and not found.chain.cycle
-            and found.has_only_own_end
-        ):
-            # With a body it is `lost-worker`, which says why nobody writes any more.
-            return _explain_kept(found)
-        return None
+        # Of ranks and of the dead their own rules say more.
+        is_rank = any(found.graph.wants[key].aim is Aim.COLLECTIVE for key in found.chain.keys)
+        has_body = any(process.state == "Z" and process.ppid == found.end[0] for process in case.processes)
+        is_read = found.want.aim is Aim.CHANNEL and not found.chain.cycle and _is_pipe(found, found.end)
+        return _explain_kept(found) if is_read and found.has_only_own_end and not is_rank and not has_body else None
 
 
 def _explain(found: Trace, writer: Key, status: Status) -> Diagnosis:

@@ -201,7 +201,7 @@ def _explain(case: Case, status: Status, poll: Poll) -> Diagnosis:
         status=status,
         confidence=CONFIDENCE[status],
         culprit=culprit,
-        evidence=tuple(_state(case, poll, target)),
+        evidence=tuple(_state(case, poll)),
         refuted_by="a look shows the program outside of this loop, or what it asks for appears",
         remedies=tuple(_advise(poll, target)),
         fingerprint=fingerprint(PollLoop.id, culprit, poll.thread.frames[poll.loop.depth if poll.loop else 0 :]),
@@ -214,7 +214,7 @@ def _last_words(case: Case) -> str:
     return (output.prompt or "").strip()[:120] if output is not None else ""
 
 
-def _state(case: Case, poll: Poll, target: str | None) -> Iterator[Statement]:
+def _state(case: Case, poll: Poll) -> Iterator[Statement]:
     pid = poll.process.ref.pid
     yield Statement(f"the main thread of PID {pid} {poll.thread.wait or 'sleeps'}, in {poll.frame}", "/proc/PID/syscall and stack")
     if poll.loop is not None:
@@ -230,7 +230,6 @@ def _state(case: Case, poll: Poll, target: str | None) -> Iterator[Statement]:
             status = child.wait_status
             ended = "" if status is None else f" with {_tell_end(status)}"
             yield Statement(f"its child, PID {child.ref.pid}, has ended{ended}, and nobody took notice", "/proc/PID/stat")
-    del target
 
 
 def _tell_end(status: int) -> str:

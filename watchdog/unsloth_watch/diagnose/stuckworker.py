@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from unsloth_watch.diagnose.blame import Trace, explain, is_exiting, make_culprit, tell, trace
+from unsloth_watch.diagnose.blame import Trace, explain, make_culprit, tell, trace
 from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.threaddeadlock import is_deadlock, tell_circle
 from unsloth_watch.diagnose.waitremedies import mend_race, mend_wait
 from unsloth_watch.model.diagnosis import Diagnosis, Status
+from unsloth_watch.waits.exiting import is_exiting
 from unsloth_watch.waits.want import Aim
 
 _WAITS = frozenset(

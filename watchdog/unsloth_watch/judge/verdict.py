@@ -197,7 +197,7 @@ def _missing_senses(sample: Sample) -> tuple[str, ...]:
         missing.append("output")
     if sample.files is None:
         missing.append("files")
-    if sample.connections is None:
+    if sample.connections is None or "connections" in sample.degraded:
         missing.append("connections")
     if sample.gpus is None and (processes is None or any(process.has_gpu is not False for process in processes)):
         missing.append("gpu")

@@ -169,8 +169,8 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
         output: The command's output; None where it is not relayed (``--capture inherit``).
         files: Open regular files; None if unreadable.
         gpus: Devices that the job can see; None if unknown, empty if there is none.
-        connections: TCP connections of the job; None where it has some whose bytes could not be read. Empty without any, and in
-            recordings from before they were read.
+        connections: TCP connections of the job; None where it has some and no bytes could be read. Empty without any, and in
+            recordings from before they were read. Where some of them are unknown, ``degraded`` says so.
         looks: Stack looks that were taken since the previous sample.
         surveys: Surveys of all threads' waits that were taken since then, reduced to what a proof needs.
         gap_s: Seconds in which the machine or the supervisor did not run (suspend, SIGSTOP); no evidence either way.

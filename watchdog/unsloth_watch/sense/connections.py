@@ -2,7 +2,7 @@
 
 ``recv`` and ``send`` are in no counter of ``/proc/PID/io``; only ``sock_diag`` counts them. Not seen: UDP (QUIC), MPTCP, RDMA, and
 sockets between the job's own processes other than TCP. A process in another network namespace than ours (a container) is asked
-about in vain; where it has connections, the answer is None: unknown, never zero.
+about in vain; where it has connections, ``why`` says that they are unknown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ConnectionReader:
         monotonic: Monotonic seconds.
 
     Attributes:
-        why: Why connections are unknown, after an answer of None.
+        why: Why some connections are unknown, or all after an answer of None.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.thread_time, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class ConnectionReader:
         self._next = 0.0
 
     def read(self, sockets: Mapping[ProcessRef, frozenset[int]]) -> tuple[ConnectionSample, ...] | None:
-        """Return the connections among these sockets; None, with ``why``, where there are some that cannot be seen.
+        """Return the connections among these sockets; None where there are some and none can be seen.
 
         Args:
             sockets: Inodes of the sockets of each process of the job, of any kind.
@@ -73,7 +73,6 @@ class ConnectionReader:
         for ref in elsewhere:
             if _has_connections(ref.pid, sockets[ref]):
                 self.why = f"PID {ref} has TCP connections in another network namespace, where nothing counts their bytes for us"
-                return None
         try:
             found = self._diag.list_sockets(wanted)
         except OSError as error:

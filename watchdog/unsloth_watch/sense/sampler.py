@@ -165,8 +165,8 @@ class Sampler:
         if self._files is None:
             return None
         found = self._connections.read(self._files.sockets())
-        if found is None:
-            self._note("connections", self._connections.why or "unknown")
+        if self._connections.why is not None:
+            self._note("connections", self._connections.why)
         return found
 
     def _read_gpus(self, at: float, refs: tuple[ProcessRef, ...] | None) -> tuple[GpuSample, ...] | None:

@@ -80,12 +80,13 @@ class ControlSocket:
         """
         if self._listener is None:
             return
-        self._accept(now)
+        has_room = self._accept(now)
         for client in list(self._clients.values()):
             if now > client.until or not self._attend(client):
                 self._drop(client)
         # Who cannot be accepted yet must not wake the loop again and again.
-        self._poller.register(self._listener.fileno(), select.POLLIN if len(self._clients) < _MOST_CLIENTS else 0)
+        has_room = has_room and len(self._clients) < _MOST_CLIENTS
+        self._poller.register(self._listener.fileno(), select.POLLIN if has_room else 0)
 
     @property
     def is_busy(self) -> bool:
@@ -106,19 +107,23 @@ class ControlSocket:
         except OSError:  # the run directory is gone
             pass
 
-    def _accept(self, now: float) -> None:
+    def _accept(self, now: float) -> bool:
+        """Accept whoever waits; False when somebody may wait who cannot be accepted now."""
         assert self._listener is not None
         while len(self._clients) < _MOST_CLIENTS:
             try:
                 channel, _ = self._listener.accept()
-            except OSError:  # nobody waits, or no descriptor is left
-                return
+            except BlockingIOError:
+                return True
+            except OSError:  # no descriptor is left
+                return False
             channel.setblocking(False)
             if not _is_permitted(channel):
                 channel.close()
                 continue
             self._clients[channel.fileno()] = _Client(channel, now + _CLIENT_S)
             self._poller.register(channel.fileno(), select.POLLIN)
+        return False
 
     def _attend(self, client: _Client) -> bool:
         """Do what can be done for a client; False when it is done with."""

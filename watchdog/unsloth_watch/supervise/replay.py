@@ -61,7 +61,7 @@ class AttemptReplay(msgspec.Struct, frozen=True):
         hangs: Where it is called hung.
         changes: Every change of state.
         quiet_s: Quiet seconds at the end of the recording.
-        longest_quiet_s: Longest silence: a stall timeout above it would have said nothing.
+        longest_quiet_s: Longest quiet seconds of any verdict, computing without progress included.
         state: The last word.
     """
 

@@ -173,7 +173,7 @@ class Run:
     def _begin_attempt(self) -> None:
         self.watch = None
         self.is_reported = False
-        self.repaired_at: float | None = None
+        self.is_upshot = False
         self.is_suspended = False
         self._next_tick = clock.monotonic() + min(_FIRST_TICK_S, self.settings.interval)
         terminal = self.launch.streams.terminal
@@ -264,7 +264,6 @@ class Run:
         if repair is None or watch is None or repair.is_told or not repair.is_done:
             return
         if repair.tell():
-            self.repaired_at = now
             watch.renew()
         else:
             self._give_repair_up(now)
@@ -308,17 +307,6 @@ class Run:
         self.history = remember(self.history, investigation.diagnosis.fingerprint, repair.id)
         self.repair = None
         self._terminate("hang", now)
-
-    def _is_upshot(self) -> bool:
-        """Whether a failure of the command follows so closely upon a live repair that it is the hang's own end.
-
-        A read that was cut off raises in a library that does not retry: the hang's next remedy is due, not a crash's.
-        """
-        if self.repaired_at is None or clock.monotonic() - self.repaired_at > self.settings.stall_timeout:
-            return False
-        if self.investigation is None and self.past:
-            self.investigation = self.past.pop()
-        return self.investigation is not None
 
     # An end by force ------------------------------------------------------------------------------------------------------------
 
@@ -520,8 +508,11 @@ class Run:
             self._tell_repaired("the command went on to its end, with status 0")
             return
         else:
+            # A read that was cut off raises where nobody retries: the hang's next remedy is due, not a crash's.
             repair.fail(f"the command went on and ended with status {ending.exit_code}")
-            self.repaired_at = clock.monotonic()
+            assert self.investigation is not None
+            self.history = remember(self.history, self.investigation.diagnosis.fingerprint, repair.id)
+            self.is_upshot = True
         self.repair = None
 
     def _settle(self, ending: Ending) -> None:
@@ -531,7 +522,7 @@ class Run:
         code = ending.exit_code if ending.exit_code is not None else unknown
         if self._keyboard is not None and self._keyboard.is_asked(clock.monotonic()):
             self.interrupts.append(signal.SIGINT)
-        if code != 0 and not self.interrupts and self._is_upshot():
+        if self.is_upshot and not self.interrupts:
             self._go_on_after_hang(ending, clock.monotonic())
             return
         reason = "interrupted" if self.interrupts else None

@@ -245,7 +245,9 @@ def _describe_change(remedy: Remedy) -> list[str]:
 
 def _list_next_steps(incident: Incident) -> list[str]:
     remedies = [outcome.remedy for outcome in incident.outcomes] + list(incident.diagnosis.remedies)
-    steps = list(dict.fromkeys(remedy.advice for remedy in remedies if remedy.advice))
+    # What was done to the living job and helped is not to be done again by hand.
+    done = {outcome.remedy.id for outcome in incident.outcomes if outcome.worked and outcome.remedy.kind == "live"}
+    steps = list(dict.fromkeys(remedy.advice for remedy in remedies if remedy.advice and remedy.id not in done))
     if not steps and not any(outcome.applied for outcome in incident.outcomes):
         steps = ["Look at the stack of the culprit below, and at what it waits for."]
         if incident.diagnosis.refuted_by:

@@ -8,6 +8,7 @@ from typing import Any
 from unsloth_watch.model.evidence import Evidence, ProcessEvidence, ThreadEvidence
 from unsloth_watch.waits.chain import find_start, follow
 from unsloth_watch.waits.edge import RESTING
+from unsloth_watch.waits.exiting import is_exiting
 from unsloth_watch.waits.graph import Graph
 from unsloth_watch.waits.scene import Key
 
@@ -63,6 +64,7 @@ def _describe(key: Key, graph: Graph, steps: Mapping[Key, int], cycle: frozenset
         "is_resting": want.aim in RESTING and key not in steps,
         "step": steps.get(key),
         "is_circle": key in cycle,
+        "role": _find_role(key, graph, steps, cycle),
         "wakers": [
             {
                 "pid": edge.waker[0] if edge.waker else None,
@@ -77,8 +79,17 @@ def _describe(key: Key, graph: Graph, steps: Mapping[Key, int], cycle: frozenset
     }
 
 
+def _find_role(key: Key, graph: Graph, steps: Mapping[Key, int], cycle: frozenset[Key]) -> str | None:
+    """Return the part of a wait of the chain: what began it, what only follows from that, or what belongs to an ending program."""
+    if key not in steps:
+        return None
+    if key in cycle or steps[key] == max(steps.values()):
+        return "initiating"
+    return "teardown" if is_exiting(graph.scene.threads[key], graph.scene.processes[key[0]]) else "cascade"
+
+
 def _describe_nothing() -> dict[str, Any]:
-    nothing = dict.fromkeys(("tid", "rank", "aim", "words", "frame", "step"))
+    nothing = dict.fromkeys(("tid", "rank", "aim", "words", "frame", "step", "role"))
     return {**nothing, "is_resting": False, "is_circle": False, "wakers": []}
 
 

@@ -108,12 +108,13 @@ def _follow(start: Key, scene: Scene) -> list[Step] | Doubt:
             steps.append(Step(key, f"{_name(key, scene)} only sleeps and tells, for ever, as its source says", is_pulse=True))
             continue
         is_private = scene.waits[key].kind is Class.MEMORY and not scene.waits[key].memory
-        found = (tell_wait(key, scene), []) if is_private and key[0] in spread else find_wakers(key, scene)
+        is_told = is_private and key[0] in spread
+        found = (tell_wait(key, scene), []) if is_told else find_wakers(key, scene)
         if isinstance(found, Doubt):
             return found
         if is_private:
             spread.add(key[0])
-        steps.append(Step(key, found[0]))
+        steps.append(Step(key, found[0] if is_told else f"{found[0]}; {_tell_wakers(key, found[1])}"))
         if scene.waits[key].kind is Class.CHANNEL:
             heard.update(waker for waker in found[1] if _prints_into(waker[0], scene.waits[key].targets, scene))
         fresh = [waker for waker in dict.fromkeys((*found[1], *_signallers(key[0], scene))) if waker not in seen]
@@ -121,6 +122,16 @@ def _follow(start: Key, scene: Scene) -> list[Step] | Doubt:
         queue += fresh
     printer = next((step for step in steps if step.is_pulse and step.key in heard), None)
     return steps if printer is None else Doubt(f"{_name(printer.key, scene)} may print what somebody waits for")
+
+
+def _tell_wakers(key: Key, wakers: list[Key]) -> str:
+    """Return who could end a wait, as a phrase."""
+    pids = sorted({pid for pid, _ in wakers} - {key[0]})
+    who = ["other threads of its process"] if any(pid == key[0] for pid, _ in wakers) else []
+    if pids:
+        shown = ", ".join(map(str, pids[:5])) + (f" and {len(pids) - 5} more" if len(pids) > 5 else "")
+        who.append(f"PID {shown}")
+    return f"only {' or '.join(who)} could end that" if who else "nobody could end that"
 
 
 def _name(key: Key, scene: Scene) -> str:

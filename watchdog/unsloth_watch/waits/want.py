@@ -79,7 +79,6 @@ class Want(msgspec.Struct, frozen=True):
         frame: Where the user's code waits, else the innermost Python frame; None without a Python stack.
         file: File of the lock's expression; empty where the name is none.
         address: Address of the futex; None for other waits.
-        is_timed: Whether it wakes by the clock and goes back.
     """
 
     aim: Aim
@@ -88,7 +87,6 @@ class Want(msgspec.Struct, frozen=True):
     frame: Frame | None = None
     file: str = ""
     address: int | None = None
-    is_timed: bool = False
 
 
 _FIFO_CHANNEL = "wait_for_partner"  # the kernel's function in which open(2) of a FIFO waits
@@ -145,11 +143,11 @@ def read_want(thread: ThreadEvidence, process: ProcessEvidence) -> Want:
     if found is not None and wait.kind not in (Class.RUNNING, Class.LOCK) and not wait.is_write:
         aim, name, words = found
         if aim is Aim.IDLE and thread.call in _SLEEPS:  # its task is a sleep, straight from C
-            return Want(Aim.TIMED, wait.why, frame=frame, is_timed=True)
+            return Want(Aim.TIMED, wait.why, frame=frame)
         if aim is Aim.IDLE and name.endswith("serve_client") and wait.kind is Class.MEMORY:  # a manager at work for a client
             return _read_call(thread, wait.kind, frame, address, wait.why)
         is_poll = is_timed and aim in (Aim.EVENT, Aim.QUEUE, Aim.CHANNEL, Aim.FUTURE, Aim.THREAD, Aim.CHILD) and loop is None
-        return Want(Aim.TIMED if is_poll else aim, words, name, frame, address=address, is_timed=is_timed)
+        return Want(Aim.TIMED if is_poll else aim, words, name, frame, address=address)
     return _read_call(thread, wait.kind, frame, address, wait.why)
 
 
@@ -187,7 +185,7 @@ def _read_call(thread: ThreadEvidence, kind: Class, frame: Frame | None, address
         Class.OUTSIDE: (Aim.SIGNAL if "waits for a signal" in why else Aim.OUTSIDE, why),
     }
     aim, words = aims.get(kind, (Aim.UNKNOWN, why))
-    return Want(aim, words, frame=frame, is_timed=kind is Class.TIMED)
+    return Want(aim, words, frame=frame)
 
 
 def _read_futex(thread: ThreadEvidence, frame: Frame | None, address: int | None) -> Want:
