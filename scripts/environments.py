@@ -9,8 +9,8 @@ virtual environment of their own plus a ``.pth`` that appends base's site-packag
 
 Everything is pinned and installed with ``--no-deps``: the libraries' own requirements would pull CUDA's torch and torchvision, some
 3 GB more. Measured on Python 3.11 with every wheel in reach: base 1.5 GB (torch and triton 0.7 each), founding 0.5 MB, modern
-0.5 GB; one minute in all, and a second call 0.07 s. The pins were verified on 3.11. On 3.10 the last releases that support it are
-taken where that is known; 3.12 and 3.13 take the pins of 3.11. Standard library only.
+0.5 GB; one minute in all, and a second call 0.07 s. Python 3.10 takes the last releases that support it; 3.11 to 3.13 share their
+pins. Verified on all four. Standard library only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ OLD_PYTHON = "python_version < '3.11'"
 NEW_PYTHON = "python_version >= '3.11'"
 
 BASE_PINS = (
-    "filelock==4.2.12",
+    f"filelock==4.2.12; {NEW_PYTHON}",
+    f"filelock==4.1.0; {OLD_PYTHON}",
     "fsspec==2026.9.0",
     "Jinja2==3.1.6",
     "MarkupSafe==3.0.4",
@@ -58,7 +59,8 @@ MODERN_PINS = (
     "aiohappyeyeballs==2.7.1",
     "aiohttp==3.14.5",
     "aiosignal==1.4.0",
-    "annotated-doc==0.0.7",
+    f"annotated-doc==0.0.7; {NEW_PYTHON}",
+    f"annotated-doc==0.0.6; {OLD_PYTHON}",
     "annotated-types==0.8.0",
     "anyio==4.16.0",
     "attrs==26.1.0",
@@ -81,23 +83,28 @@ MODERN_PINS = (
     "markdown-it-py==4.3.0",
     "mdurl==0.1.2",
     "msgspec==0.22.0",
-    "multidict==7.2.1",
+    f"multidict==7.2.1; {NEW_PYTHON}",
+    f"multidict==7.1.0; {OLD_PYTHON}",
     "multiprocess==0.70.19",
     "nest-asyncio==1.6.0",
     f"pandas==3.1.1; {NEW_PYTHON}",
     f"pandas==2.3.3; {OLD_PYTHON}",
     "peft==0.21.2",
-    "pillow==13.0.0",
+    f"pillow==13.0.0; {NEW_PYTHON}",
+    f"pillow==12.3.0; {OLD_PYTHON}",
     "propcache==0.5.4",
     "protobuf==7.36.2",
     "psutil==7.2.2",
-    "pyarrow==26.0.1",
+    f"pyarrow==26.0.1; {NEW_PYTHON}",
+    f"pyarrow==25.0.1; {OLD_PYTHON}",
     "pydantic==2.14.3",
     "pydantic_core==2.50.4",
     "Pygments==2.21.0",
-    "python-dateutil==4.0.0",
+    f"python-dateutil==4.0.0; {NEW_PYTHON}",
+    f"python-dateutil==3.0.0; {OLD_PYTHON}",
     "PyYAML==6.0.3",
-    "regex==2026.11.15",
+    f"regex==2026.11.15; {NEW_PYTHON}",
+    f"regex==2026.9.29; {OLD_PYTHON}",
     "requests==2.34.2",
     "rich==15.0.0",
     "safetensors==0.8.0",
@@ -110,7 +117,8 @@ MODERN_PINS = (
     # trl 1.15 fails on a CPU without Triton's drivers; 1.5.0 works.
     "trl==1.5.0",
     "typeguard==4.6.0",
-    "typer==0.29.2",
+    f"typer==0.29.2; {NEW_PYTHON}",
+    f"typer==0.29.1; {OLD_PYTHON}",
     "typing-inspection==0.4.5",
     "tyro==1.0.17",
     "unsloth==2026.10.7",
@@ -186,9 +194,15 @@ def locate(name: str, root: Path | None = None) -> Path:
     """Return the directory of an environment, built or not: its name and a hash of all that goes into it."""
     spec = ENVIRONMENTS[name]
     below = locate(spec.base, root).name if spec.base else ""
-    parts = [TORCH, below, sys.version_info[:2], platform.machine(), spec.pins, spec.check, NVIDIA_SMI]
+    parts = [TORCH, below, sys.version_info[:2], platform.machine(), _pins_of(spec), spec.check, NVIDIA_SMI]
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
     return (root or default_root()) / f"{name}-{digest}"
+
+
+def _pins_of(spec: Environment) -> list[str]:
+    """Return the pins for this Python, so that a pin for another one rebuilds nothing here."""
+    left_out = NEW_PYTHON if sys.version_info < (3, 11) else OLD_PYTHON
+    return [pin.partition(";")[0] for pin in spec.pins if not pin.endswith(left_out)]
 
 
 def is_built(name: str, root: Path | None = None) -> bool:
@@ -239,7 +253,7 @@ def _build(name: str, directory: Path, root: Path | None) -> None:
     pip = [str(installer), "-m", "pip", "--python", str(directory / "bin" / "python"), "install", "--no-deps", "--no-compile", "-q"]
     if spec.has_torch:
         _install_torch(pip)
-    _call([*pip, *spec.pins])
+    _call([*pip, *_pins_of(spec)])
     packages = _site_packages(directory)
     if spec.base is not None:
         (packages / "unsloth_watch_base.pth").write_text(f"{_site_packages(locate(spec.base, root))}\n")
