@@ -13,6 +13,7 @@ import pytest
 
 from unsloth_watch.capture.capture import capture, look, looks, stack_signature
 from unsloth_watch.capture.deadline import own_pids
+from unsloth_watch.capture.look import burst
 from unsloth_watch.capture.process import read_process
 from unsloth_watch.capture.pyspy import find_binary
 from unsloth_watch.capture.waits import read_states
@@ -189,6 +190,13 @@ def test_another_place_is_another_stack(start):
     assert [item.ref for item in found] == [target.ref for target in targets]
     assert found[0].stack == found[1].stack
     assert found[0].stack != found[2].stack
+
+
+def test_a_burst_brings_the_looks_of_each_round_in_their_order(start):
+    targets = [start(SLEEP).rest() for _ in range(2)]
+    found = burst([target.ref for target in targets], 3, 0.01)
+    assert [item.ref for item in found] == [target.ref for target in targets] * 3
+    assert len({item.stack for item in found}) == 1
 
 
 def test_looks_leave_out_what_cannot_be_looked_at(start):

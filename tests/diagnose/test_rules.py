@@ -190,7 +190,10 @@ def test_a_lock_file_whose_openers_cannot_be_known_is_not_moved():
 def test_a_stopped_root_is_established_and_continued():
     diagnosis = diagnose(case_of("stopped"))
     assert (diagnosis.cause, diagnosis.status) == ("process-stopped", Status.ESTABLISHED)
-    assert [(remedy.id, remedy.kind) for remedy in diagnosis.remedies] == [("continue-process", "live"), ("relaunch", "environment")]
+    assert [(remedy.id, remedy.kind) for remedy in diagnosis.remedies] == [
+        ("continue-process", "live"),
+        ("relaunch", "environment"),
+    ]
 
 
 def test_a_stopped_helper_beside_a_running_root_is_supported_only():

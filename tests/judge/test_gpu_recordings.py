@@ -135,3 +135,16 @@ def verdict_of(*gpus: GpuSample) -> Verdict:
 )
 def test_traffic_counts_above_the_floor_and_where_it_is_ours(gpu: GpuSample, state: State) -> None:
     assert verdict_of(gpu).state is state
+
+
+def test_one_reading_in_several_samples_is_progress_once() -> None:
+    still = tuple(
+        msgspec.structs.replace(process, state="S", thread_states=None) for process in next(read_run("lock")).processes or ()
+    )
+    memory, moved = Memory(), []
+    for at in range(8):
+        gpu = idle(tensor=5.0, read_at=float(at - at % 4))
+        sample = Sample(float(at), float(at), still, output=OutputSample(0, 0), files=(), gpus=(gpu,))
+        memory, _ = judge(memory, sample, Rules(stall_s=20.0, busy_s=1800.0))
+        moved.append(memory.progress_at)
+    assert moved == [0.0, 0.0, 0.0, 0.0, 4.0, 4.0, 4.0, 4.0]

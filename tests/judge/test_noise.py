@@ -62,10 +62,23 @@ def test_evidence_of_progress_counts(name: str, stall_s: float) -> None:
     assert hung_at(MOVES[name], 4 * stall_s, Rules(stall_s=stall_s)) is None
 
 
+def chatting(period: float, sent: int, received: int, answer_s: float = 0.0) -> Callable[[float], Sample]:
+    """A request every so often, with an answer to each after ``answer_s``."""
+
+    def make(at: float) -> Sample:
+        answers = max(0.0, at - answer_s) // period * received
+        return sample(at, connections=(ConnectionSample(7, "10.0.0.2:443", int(answers), int(at // period * sent)),))
+
+    return make
+
+
 NOISE = {
     "a keep-alive of 100 bytes a second": over(lambda at: 100 * at),
     "telemetry of 8 kB every 15 s": over(every(15, 8192)),
     "telemetry of 60 kB every half minute": over(every(30, 60_000)),
+    "a kilobyte of telemetry every two seconds and the same in answer": chatting(2, 985, 985),
+    "the same, answered a second later": chatting(2, 985, 985, 1.0),
+    "a question of 700 bytes and its answer each second": chatting(1, 700, 700),
     "a response of 1 MB and nothing after it": over(lambda at: 1e6 if at >= 1 else 0),
     "a rank that polls a store a hundred times a second": over(lambda at: 12_000 * at, is_inside=True),
     "a heartbeat of 1 kB a second between own processes": over(lambda at: 1024 * at, is_inside=True),
@@ -179,6 +192,48 @@ def test_on_a_crowded_machine_a_poll_loop_is_no_work_either() -> None:
 def test_on_a_crowded_machine_a_monitor_thread_beside_a_waiting_main_thread_is_no_work() -> None:
     assert hung_at(lambda at: sample(at, process(utime_s=5 + 0.02 * at)), 30) == 10.0
     assert hung_at(lambda at: sample(at, process(utime_s=5 + 0.02 * at), cpu_share=0.3), 30) == 10.0
+
+
+def compiling(at: float) -> Sample:
+    """One compiler after the other, each of them wanting to run when it is looked at."""
+    child = process(200 + int(at), state="R", utime_s=0.01, vctx=0)
+    return sample(at, process(reaped_cpu_s=0.1 * at, reaped_minflt=int(900 * at), vctx=int(8 * at)), child, cpu_share=0.08)
+
+
+STARVED = {
+    "a job of 15 % duty, of which it gets a tenth": lambda at: sample(
+        at, process(utime_s=5 + 0.015 * at, vctx=int(2 * at)), cpu_share=0.04
+    ),
+    "compilers one after the other, which get an eighth of a core": compiling,
+}
+
+
+@pytest.mark.parametrize("stall_s", [6.0, 14.0, 20.0, 180.0])
+@pytest.mark.parametrize("name", STARVED)
+def test_on_an_overloaded_machine_very_little_cpu_is_work_where_more_speaks_for_it(name: str, stall_s: float) -> None:
+    assert hung_at(STARVED[name], 8 * stall_s, Rules(stall_s=stall_s)) is None
+
+
+OVERLOADED_NOISE = {
+    "the import loop, which wants to run at every look": lambda at: sample(
+        at,
+        process(state="R", utime_s=5 + 0.03 * at, syscr=int(180 * at), rchar=int(12_288 * at), vctx=int(100 * at)),
+        cpu_share=0.06,
+    ),
+    "a monitor thread beside a waiting main thread": lambda at: sample(at, process(utime_s=5 + 0.02 * at), cpu_share=0.06),
+    "a poll each 100 ms": lambda at: sample(at, process(utime_s=5 + 0.02 * at, vctx=int(10 * at)), cpu_share=0.06),
+    "a command of 20 ms each second": lambda at: sample(
+        at, process(reaped_cpu_s=0.02 * at, reaped_minflt=int(600 * at), vctx=int(2 * at)), cpu_share=0.03
+    ),
+}
+
+
+@pytest.mark.parametrize("stall_s", [6.0, 20.0, 180.0])
+@pytest.mark.parametrize("name", OVERLOADED_NOISE)
+def test_on_an_overloaded_machine_noise_is_no_work_and_the_limit_three_times_longer(name: str, stall_s: float) -> None:
+    at = hung_at(OVERLOADED_NOISE[name], 5 * stall_s, Rules(stall_s=stall_s))
+    assert at is not None
+    assert 3 * stall_s <= at <= 3 * stall_s + LATE_S
 
 
 def test_a_machine_that_is_crowded_for_a_moment_changes_nothing() -> None:

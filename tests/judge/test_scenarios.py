@@ -10,7 +10,10 @@ import msgspec
 import pytest
 
 from scenario import ROOT, hung_at, process, reading, replay, sample
+from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.rules import Rules
+from unsloth_watch.judge.verdict import judge
+from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.model.sample import ConnectionSample, FileSample, GpuSample, Look, OutputSample, Reading, Sample
 from unsloth_watch.model.verdict import State
 
@@ -162,6 +165,32 @@ def test_a_silent_evaluation_on_the_cpu_is_left_alone_because_its_stacks_keep_mo
         return {"looks": (Look(ROOT, f"{int(at * 7) % 23:08x}", ("forward (model.py:7)",), True),)}
 
     assert hung_at(lambda at: stepping_then(at, 30, evaluating), 600) is None
+
+
+@pytest.mark.parametrize("stall_s", [6.0, 14.0, 20.0, 60.0, 180.0])
+@pytest.mark.parametrize("processes", [1, 4])
+def test_the_looks_that_are_asked_for_close_a_set_before_twice_the_stall_timeout(stall_s: float, processes: int) -> None:
+    rules = Rules(stall_s=stall_s)
+    memory, looks, most = Memory(), (), 0
+    breaks_at = 12.0
+    for at in itertools.count():
+        memory, verdict = judge(memory, stepping_then(float(at), breaks_at, lambda _, looks=looks: {"looks": looks}), rules)
+        if verdict.state is State.HUNG:
+            break
+        refs = [ProcessRef(ROOT.pid + number, 1) for number in range(processes)]
+        count = verdict.looks if verdict.wants_look else 0
+        looks = tuple(Look(ref, "cccccccc", ("spin (train.py:7)",), True) for _ in range(count) for ref in refs)
+        most = max(most, len(looks))
+    assert 2 * stall_s <= verdict.at - breaks_at <= 2 * stall_s + (3 if processes == 1 else 9)
+    assert most <= 4
+
+
+def test_a_burst_of_looks_is_asked_for_only_while_a_rhythm_is_broken_and_the_timeout_short() -> None:
+    silent = [verdict.looks for verdict in replay((sample(float(at)) for at in range(60)), Rules(stall_s=6.0))]
+    assert set(silent) == {1}
+    look = Look(ROOT, "cccccccc", ("spin (train.py:7)",), True)
+    long = [stepping_then(float(at), 30, lambda _: {"looks": (look,)}) for at in range(200)]
+    assert {verdict.looks for verdict in replay(long, Rules(stall_s=180.0))} == {1}
 
 
 def test_a_complete_bar_has_no_next_step_to_wait_for() -> None:

@@ -184,3 +184,13 @@ def test_a_fault_of_a_gpu_is_in_one_sample_and_is_told_even_where_the_device_is_
     assert sampler.sample(3.0, 0.0).gpus is None
     assert sampler.take_xids() == [(1, "GPU-2", 31), (0, "GPU-1", 79)]
     assert sampler.take_xids() == []
+
+
+def test_a_gpu_reading_is_not_called_old_for_the_time_in_which_we_did_not_run():
+    gpu = Failing(())
+    asked = []
+    gpu.latest = lambda at, max_age_s: asked.append(max_age_s) or ()
+    sampler = Sampler(Tree(), None, None, gpu, 1.0)
+    for at in (1.0, 2.0, 62.0, 63.0):
+        sampler.sample(at, 0.0)
+    assert asked == [5.0, 5.0, 64.0, 5.0]

@@ -133,8 +133,10 @@ class Termination:
         root: PID and start time of the command.
         grace_s: Seconds from SIGINT to SIGTERM; at most 5 of them again from SIGTERM to SIGKILL.
         now: Monotonic seconds.
+        kill_group: Kills the job's control group in one go, and says whether anybody was in it; None where it has none.
 
     Attributes:
+        has_killed_group: Whether the control group was killed.
         stage: How far it has come.
         alive: Members that were still running at the last ``advance``.
         unkillable: Who outlived SIGKILL, at stage UNKILLABLE.
@@ -142,12 +144,20 @@ class Termination:
     """
 
     def __init__(
-        self, list_members: Callable[[], Sequence[tuple[int, int]]], root: tuple[int, int], grace_s: float, now: float
+        self,
+        list_members: Callable[[], Sequence[tuple[int, int]]],
+        root: tuple[int, int],
+        grace_s: float,
+        now: float,
+        *,
+        kill_group: Callable[[], bool] | None = None,
     ) -> None:
         self.stage = Stage.INTERRUPT
         self.alive: tuple[tuple[int, int], ...] = ()
         self.unkillable: tuple[Unkillable, ...] = ()
         self.signals_sent: list[SignalSent] = []
+        self.has_killed_group = False
+        self._kill_group = kill_group
         self._list_members = list_members
         self._root = root
         self._grace_s = grace_s
@@ -186,6 +196,9 @@ class Termination:
         elif self.stage is Stage.TERMINATE:
             self._send(signal.SIGTERM, self.alive, now)
         else:
+            # First the group: whoever forks faster than a walk can see is in it.
+            if self._kill_group is not None and self._kill_group():
+                self.has_killed_group = True
             self._send(signal.SIGKILL, self.alive, now)
         if self.stage is Stage.UNKILLABLE:
             found = (inspect_unkillable(*member, member not in self._refused) for member in self.alive)

@@ -18,7 +18,15 @@ Binding = Any
 _MIB = 1 << 20
 _THROTTLE = "nvmlClocksThrottleReason"
 _NO_REASONS = ("All", "None", "UserDefinedClocks")
-_RECOVERY = {1: "reset the GPU", 2: "reboot the machine", 3: "drain peer-to-peer traffic", 4: "drain the GPU, then reset it"}
+_RECOVERY = {
+    1: "reset the GPU",
+    2: "reboot the machine",
+    3: "drain peer-to-peer traffic",
+    4: "drain the GPU, then reset it",
+    5: "recover its IMEX domain",
+    6: "reset its bus",
+    7: "reboot the machine",
+}
 """NVML's recovery action (NVML_GPU_RECOVERY_ACTION_…) in words; 0 is none."""
 
 

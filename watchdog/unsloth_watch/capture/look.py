@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Iterable, Sequence
 
@@ -53,6 +54,15 @@ def looks(refs: Sequence[ProcessRef], deadline_s: float = 2.0, *, binary: str | 
     deadline = Deadline(deadline_s)
     results = spread(lambda ref: look(ref, deadline.left(), binary=binary), refs, deadline)
     return tuple(result for result in results if isinstance(result, Look))
+
+
+def burst(refs: Sequence[ProcessRef], count: int, apart_s: float, *, binary: str | None = None) -> tuple[Look, ...]:
+    """Return the looks of several rounds, ``apart_s`` seconds from one's end to the next; it sleeps in between."""
+    found = looks(refs, binary=binary)
+    for _ in range(count - 1):
+        time.sleep(apart_s)
+        found += looks(refs, binary=binary)
+    return found
 
 
 def _find_main(answer: Dump, pid: int) -> PythonThread | None:

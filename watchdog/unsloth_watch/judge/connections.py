@@ -1,6 +1,7 @@
 """Bytes over TCP connections: a steady flow on one of them is data that moves; keep-alives, telemetry and heartbeats are not.
 
-Each connection has a meter of its own, and one look counts for a third of the quota at most: a burst, however large, is no flow.
+Each direction of each connection has a meter of its own: a transfer goes one way, and a conversation of requests and answers
+must not count double. One look counts for a third of the quota at most: a burst, however large, is no flow.
 """
 
 from __future__ import annotations
@@ -17,42 +18,66 @@ from unsloth_watch.model.verdict import Progress, Tier
 
 
 class Flow(msgspec.Struct, frozen=True):
-    """One connection: bytes moved in both directions when last seen, and what came together since the last progress by it."""
+    """One direction of a connection: bytes moved when last seen, and what came together since the last progress by it."""
 
     moved: int
     meter: Meter = Meter()
 
 
+Flows = Mapping[int, tuple[Flow, Flow]]
+"""Received and sent, by the inode of the connection."""
+
+
 def weigh_connections(
-    flows: Mapping[int, Flow], connections: tuple[ConnectionSample, ...], rules: Rules, *, since: float, at: float
-) -> tuple[dict[int, Flow], list[Progress]]:
+    flows: Flows, connections: tuple[ConnectionSample, ...], rules: Rules, *, since: float, at: float
+) -> tuple[Flows, list[Progress]]:
     """Return the flows after these readings, and the progress that they show.
 
     Args:
-        flows: By inode, from the previous sample.
+        flows: From the previous sample.
         connections: As read now; those that are gone are forgotten.
         rules: For the window.
         since: When the previous sample was taken, effective seconds.
         at: Now, effective seconds.
     """
-    window_s = rules.connection_s
-    after: dict[int, Flow] = {}
+    window_s, seconds = rules.connection_s, at - since
+    outside, inside = (_measure_limits(rate, window_s, seconds) for rate in (CONNECTION_BYTES_PER_S, INSIDE_BYTES_PER_S))
+    after: dict[int, tuple[Flow, Flow]] = {}
     credit, peer = 0.0, ""
     for one in connections:
-        moved = one.received + one.sent
-        flow = flows.get(one.inode)
-        if flow is None or moved <= flow.moved:
-            # New to us, or still: a meter leaks by itself.
-            after[one.inode] = flow or Flow(moved)
+        before = flows.get(one.inode)
+        if before is None:
+            after[one.inode] = Flow(one.received), Flow(one.sent)
             continue
-        rate = INSIDE_BYTES_PER_S if one.is_inside else CONNECTION_BYTES_PER_S
-        leak_per_s, quota = CONNECTION_LEAK * rate, (1 - CONNECTION_LEAK) * rate * window_s
-        # Where looks are rarer than thrice in the window, each stands for its own share of it.
-        most = leak_per_s * (at - since) + quota * max(CONNECTION_BURST, (at - since) / window_s)
-        meter, sum_bytes = flow.meter.add(at, min(most, moved - flow.moved), leak_per_s=leak_per_s, quota=quota)
-        after[one.inode] = Flow(moved, meter)
-        if sum_bytes > credit:
-            credit, peer = sum_bytes, one.peer
+        limits = inside if one.is_inside else outside
+        received, sum_received = _weigh(before[0], one.received, limits, at)
+        sent, sum_sent = _weigh(before[1], one.sent, limits, at)
+        after[one.inode] = received, sent
+        if sum_received > credit or sum_sent > credit:
+            credit, peer = max(sum_received, sum_sent), one.peer
     if not credit:
         return after, []
     return after, [Progress(at, Tier.DATA, "connection", f"at least {format_size(credit)} over the connection with {peer}")]
+
+
+class _Limits(msgspec.Struct, frozen=True):
+    """What a direction of a connection is measured by: the meter's leak and quota, and the most that one look may add."""
+
+    leak_per_s: float
+    quota: float
+    most: float
+
+
+def _measure_limits(rate: float, window_s: float, seconds: float) -> _Limits:
+    leak_per_s, quota = CONNECTION_LEAK * rate, (1 - CONNECTION_LEAK) * rate * window_s
+    # Where looks are rarer than thrice in the window, each stands for its own share of it.
+    return _Limits(leak_per_s, quota, leak_per_s * seconds + quota * max(CONNECTION_BURST, seconds / window_s))
+
+
+def _weigh(flow: Flow, moved: int, limits: _Limits, at: float) -> tuple[Flow, float]:
+    """Return a direction after a reading, and the bytes that count; 0 while they do not."""
+    if moved <= flow.moved:
+        return flow, 0.0  # still: a meter leaks by itself
+    amount = min(limits.most, moved - flow.moved)
+    meter, credit = flow.meter.add(at, amount, leak_per_s=limits.leak_per_s, quota=limits.quota)
+    return Flow(moved, meter), credit

@@ -38,6 +38,7 @@ class DataMemory(msgspec.Struct, frozen=True):
         peak_rss: Highest resident set by process.
         peak_gpu: Highest device memory of ours by device.
         pcie_floor: Lowest PCIe traffic seen by device, bytes per second.
+        gpu_read_at: When each device's newest reading was made.
         commands: Names of programs seen.
     """
 
@@ -46,6 +47,7 @@ class DataMemory(msgspec.Struct, frozen=True):
     peak_rss: Mapping[ProcessRef, int] = {}
     peak_gpu: Mapping[str, int] = {}
     pcie_floor: Mapping[str, float] = {}
+    gpu_read_at: Mapping[str, float] = {}
     commands: frozenset[str] = frozenset()
     file_meter: Meter = Meter()
     storage_meter: Meter = Meter()
@@ -130,9 +132,12 @@ def weigh_gpus(memory: DataMemory, gpus: tuple[GpuSample, ...], at: float) -> tu
                 )
             peaks[gpu.uuid] = max(peak, gpu.own_memory_bytes)
         traffic = _traffic(gpu, floors)
-        if traffic and not gpu.is_shared and gpu.is_ours:
+        # A device is read less often than the job is judged: what was seen once is no news at the next sample.
+        is_news = gpu.read_at is None or gpu.read_at != memory.gpu_read_at.get(gpu.uuid)
+        if traffic and is_news and not gpu.is_shared and gpu.is_ours:
             found.append(Progress(at, Tier.DATA, "gpu", f"GPU {gpu.index}: {traffic}"))
-    return msgspec.structs.replace(memory, pcie_floor=floors, peak_gpu=peaks), found
+    read_at = {gpu.uuid: gpu.read_at for gpu in gpus if gpu.read_at is not None}
+    return msgspec.structs.replace(memory, pcie_floor=floors, peak_gpu=peaks, gpu_read_at=read_at), found
 
 
 def _traffic(gpu: GpuSample, floors: dict[str, float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -18,6 +18,7 @@ from unsloth_watch.judge.rules import (
     POLLING_CALLS_PER_S,
     POLLING_CORE,
     SHORT_EFFORT_S,
+    STARVED_SHARE,
     VOLUME_BYTES_PER_S,
     WAKEUP_CPU_S,
     Rules,
@@ -169,34 +170,55 @@ def _measure(history: tuple[Tick, ...], now: Tick, window_s: float) -> Effort:
     start = next((tick for tick in reversed(history) if now.at - tick.at >= window_s), history[0])
     seconds = max(now.at - start.at, 1e-9)
     core = busiest = faults = volume = calls = wakeups = 0.0
-    is_computing = False
+    is_computing = is_starved = False
+    polling = set()
     # Who works gets less on a crowded machine than on one with cores to spare.
     shares = [tick.share for tick in history if tick.at > start.at] + [now.share]
     mean = sum(shares) / len(shares)
-    share = max(LEAST_SHARE, mean)
+    share, starved = max(LEAST_SHARE, mean), max(STARVED_SHARE, mean)
     for ref, load in now.loads.items():
         before = start.loads.get(ref)
         own = load.cpu_s - before.cpu_s if before else load.cpu_s
-        reaped = load.reaped_cpu_s - before.reaped_cpu_s if before else 0.0
-        core += own + max(0.0, reaped)
+        core += own
         busiest = max(busiest, own)
-        least = POLLING_CORE if _is_polling(before, load, seconds) else COMPUTING_CORE
-        is_working = before is None or own >= WAKEUP_CPU_S * (load.vctx - before.vctx)
+        least = COMPUTING_CORE
+        if _is_polling(before, load, seconds):
+            least = POLLING_CORE
+            polling.add(ref)
+        woken = 0 if before is None else load.vctx - before.vctx
+        is_working = own >= WAKEUP_CPU_S * woken
         is_computing = is_computing or own / seconds >= (share * least if is_working else least)
+        # Where the main thread sleeps on, whatever computes beside it may be a monitor.
+        is_starved = is_starved or (woken > 0 and is_working and own / seconds >= starved * least)
         if before is None:
             continue
         # A fork makes its parent fault on every page that it touches again: no sign of work.
         if load.reaped_minflt == before.reaped_minflt:
             faults += load.faults - before.faults
+        # A total that was unreadable for a tick seems to fall.
+        core += max(0.0, load.reaped_cpu_s - before.reaped_cpu_s)
         volume += max(0, load.volume - before.volume)
         calls += max(0, load.calls - before.calls)
-        wakeups += max(0, load.vctx - before.vctx)
+        wakeups += max(0, woken)
     core, busiest, faults, volume, calls, wakeups = (value / seconds for value in (core, busiest, faults, volume, calls, wakeups))
     is_computing = is_computing or core >= share * COMPUTING_TREE
+    # Beyond what is scaled for, CPU alone tells nothing.
+    crowding = min(MOST_CROWDING, share / mean)
+    if not is_computing and starved < share:
+        is_computing = is_starved or (core >= starved * COMPUTING_TREE and _is_wanting(history, now, window_s, polling))
+        share = starved if is_computing else share
     kind, detail = _classify(
         history, now, window_s, is_computing=is_computing, core=core, busiest=busiest, faults=faults, volume=volume
     )
-    return Effort(kind, core, busiest, faults, volume, calls, wakeups, seconds, detail, share, min(MOST_CROWDING, share / mean))
+    return Effort(kind, core, busiest, faults, volume, calls, wakeups, seconds, detail, share, crowding)
+
+
+def _is_wanting(history: tuple[Tick, ...], now: Tick, window_s: float, polling: Collection[ProcessRef]) -> bool:
+    """Whether at every look of the window somebody of the tree who does not merely poll wanted to run, whoever it was."""
+    recent = [*(tick for tick in history if now.at - tick.at <= window_s), now]
+    return len(recent) > 2 and all(
+        any(load.is_runnable and ref not in polling for ref, load in tick.loads.items()) for tick in recent
+    )
 
 
 def _is_polling(before: Load | None, load: Load, seconds: float) -> bool:

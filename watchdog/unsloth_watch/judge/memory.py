@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import msgspec
 
-from unsloth_watch.judge.connections import Flow
+from unsloth_watch.judge.connections import Flows
 from unsloth_watch.judge.data import DataMemory
 from unsloth_watch.judge.effort import Tick
 from unsloth_watch.judge.inquiry import Inquiry
@@ -28,7 +26,7 @@ class Memory(msgspec.Struct, frozen=True):
         churn_at: Newest moment of churning or progress.
         work: Counters.
         data: Furthest points and meters.
-        flows: TCP connections by inode.
+        flows: TCP connections by inode, each direction by itself.
         ticks: Loads over the effort window, oldest first.
         looks: Looks at stacks since the last progress, oldest first.
         asked_at: When a look was last asked for.
@@ -45,7 +43,7 @@ class Memory(msgspec.Struct, frozen=True):
     churn_at: float = 0.0
     work: WorkMemory = WorkMemory()
     data: DataMemory = DataMemory()
-    flows: Mapping[int, Flow] = {}
+    flows: Flows = {}
     ticks: tuple[Tick, ...] = ()
     looks: tuple[Look, ...] = ()
     asked_at: float | None = None

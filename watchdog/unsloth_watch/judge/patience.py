@@ -8,7 +8,6 @@ from unsloth_watch.judge.inquiry import Inquiry
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.model.verdict import Progress
 
-
 ECHO_S = 3.0
 """Seconds after a repair in which a line never seen before is its echo: the error of a read that was cut off, not the work."""
 

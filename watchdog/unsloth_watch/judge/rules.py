@@ -18,6 +18,10 @@ STORAGE_BYTES_PER_S = 64 * 1024.0
 LEAST_SHARE = 0.3
 """Least share of a core by which the rates of effort are scaled down on a crowded machine. With six to eight runnable threads on
 two cores a job of 15 % duty got 3.8 % of one, a poll loop of 3.5 % got 3.0 and a monitor of 3 % got 2.0."""
+STARVED_SHARE = 0.05
+"""The same where more than the rate says that there is work: a process that computes each time it wakes, or a tree in which
+somebody wants to run at every look. With fifty runnable threads on two cores that job of 15 % duty got 1 to 3 % of one, at a share
+of 2 to 8 %, and a chain of compilers 12 % in all, at 6 to 15 %."""
 MOST_CROWDING = 3.0
 """Factor by which the limits grow at most where a thread gets less than ``LEAST_SHARE``, and CPU no longer tells work from polls:
 with sixteen runnable threads on two cores that job got 3 %."""
@@ -34,10 +38,10 @@ POLLING_BYTES = 4096.0
 VOLUME_BYTES_PER_S = 4 * 1024 * 1024.0
 """Bytes through read and write calls that count as effort: the retry loop above re-reads 12 KiB/s."""
 CONNECTION_BYTES_PER_S = 1024.0
-"""Steady bytes over one TCP connection, both directions together: a trickle of 3 kB/s is a download; a keep-alive moves some
-10 B/s, telemetry of wandb's kind 4 KB every half minute."""
-CONNECTION_LEAK = 0.5
-"""The same as ``LEAK`` for connections: telemetry adds up to 300 B/s."""
+"""Steady bytes in one direction of one TCP connection: a trickle of 3 kB/s is a download; a keep-alive moves some 10 B/s, telemetry
+of wandb's kind 4 KB every half minute, and one that is sent every two seconds 500 B/s each way."""
+CONNECTION_LEAK = 0.75
+"""The same as ``LEAK`` for connections: telemetry adds up to 500 B/s."""
 CONNECTION_BURST = 1 / 3
 """Share of a connection's quota that one look may add: a message of telemetry is one burst, a transfer shows in every look."""
 INSIDE_BYTES_PER_S = 64 * 1024.0
@@ -73,6 +77,10 @@ CADENCE_FACTOR = 5.0
 """Multiple of the slowest interval known after which a rhythm counts as broken."""
 CLOSED_SET_LOOKS = 12
 """Looks at the stacks before a closed set of them is believed."""
+MOST_BURST = 3
+"""Looks at most in one burst, between two samples: at short timeouts a look a second would bring a closed set too late."""
+BURST_LOOKS = 4
+"""Stacks at most in one burst, all processes together: 10 ms of CPU each, 4 % of a core at a burst a second."""
 CLOSED_SET_STACKS = 3
 """Most different stacks of a closed set; a bare loop shows one or two, a forward pass on the CPU dozens."""
 MOST_SHAPES = 4096
@@ -109,6 +117,11 @@ class Rules(msgspec.Struct, frozen=True):
     def look_after_s(self) -> float:
         """Quiet seconds before the first look at stacks."""
         return min(max(3.0, self.stall_s / 50), self.stall_s / 3)
+
+    @property
+    def look_apart_s(self) -> float:
+        """Seconds between looks while a rhythm is broken: within twice the stall timeout several times what a closed set needs."""
+        return self.stall_s / 30
 
     @property
     def suspect_after_s(self) -> float:

@@ -15,7 +15,7 @@ from unsloth_watch.judge.effort import Effort, Kind, measure_effort, tick_of
 from unsloth_watch.judge.inquiry import ask, measure_core, weigh_surveys
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.phase import guess_phase
-from unsloth_watch.judge.rules import COMPUTING_CORE, GPU_BUSY_PERCENT, Rules
+from unsloth_watch.judge.rules import BURST_LOOKS, COMPUTING_CORE, GPU_BUSY_PERCENT, MOST_BURST, Rules
 from unsloth_watch.judge.stacks import MOST_LOOKS, is_closed_set
 from unsloth_watch.judge.work import broken_rhythm, weigh_readings
 from unsloth_watch.model.sample import Sample
@@ -156,8 +156,8 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
         state = State.COMPUTING
     else:
         state = State.SUSPECTED if idle_s >= rules.suspect_after_s else State.QUIET
-    wants_look = _wants_look(memory, rules, at, idle_s=idle_s, is_broken=broken is not None)
-    if wants_look:
+    wanted = _count_looks(memory, rules, at, idle_s=idle_s, is_broken=broken is not None)
+    if wanted:
         memory = msgspec.structs.replace(memory, asked_at=at)
     reasons = _reasons(memory, effort, silent_s=silent_s)
     if broken is not None:
@@ -175,7 +175,8 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
         limit_s=busy_limit if is_computing or silent_s >= busy_limit else stall_limit,
         last_progress=memory.progress,
         reasons=tuple(reasons),
-        wants_look=wants_look,
+        wants_look=wanted > 0,
+        looks=max(1, wanted),
         phase=memory.phase,
         degraded=missing,
         is_proven=bool(inquiry.proof),
@@ -204,16 +205,18 @@ def _missing_senses(sample: Sample) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _wants_look(memory: Memory, rules: Rules, at: float, *, idle_s: float, is_broken: bool) -> bool:
-    """Ask rarer and rarer while idle; steadily while a rhythm is broken, where many looks are needed."""
+def _count_looks(memory: Memory, rules: Rules, at: float, *, idle_s: float, is_broken: bool) -> int:
+    """Ask rarer and rarer while idle; steadily while a rhythm is broken, where many are needed, and several a sample if need be."""
     if idle_s < rules.look_after_s and not is_broken:
-        return False
+        return 0
     if memory.asked_at is None:
-        return True
+        return 1
     since = at - memory.asked_at
-    if is_broken:
-        return since >= rules.stall_s / 30
-    return since >= max(rules.look_after_s, idle_s / 4)
+    if not is_broken:
+        return int(since >= max(rules.look_after_s, idle_s / 4))
+    processes = len({look.ref for look in memory.looks})
+    most = min(MOST_BURST, BURST_LOOKS // processes) if processes else 1
+    return min(int(since / rules.look_apart_s), max(1, most))
 
 
 def _reasons(memory: Memory, effort: Effort, *, silent_s: float) -> list[str]:

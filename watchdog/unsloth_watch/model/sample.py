@@ -91,6 +91,7 @@ class GpuSample(msgspec.Struct, frozen=True, omit_defaults=True):
         floor_tensor: The same for the tensor cores.
         floor_pcie: The same for PCIe, both directions together, bytes per second.
         floor_age_s: Age of the three, seconds.
+        read_at: When the device was read, on the sample's clock; the same in two samples where there was no newer reading.
     """
 
     index: int
@@ -118,6 +119,7 @@ class GpuSample(msgspec.Struct, frozen=True, omit_defaults=True):
     floor_tensor: float | None = None
     floor_pcie: float | None = None
     floor_age_s: float | None = None
+    read_at: float | None = None
 
     @property
     def is_ours(self) -> bool:

@@ -64,6 +64,7 @@ class Verdict(msgspec.Struct, frozen=True):
         reasons: What the verdict rests on, one phrase each.
         is_proven: True when the hang was proven rather than waited for.
         wants_look: True when a nonblocking look at the stacks would help now.
+        looks: How many such looks, evenly over the time to the next sample.
         phase: Guess of what the job is in.
         degraded: Senses that were missing, by which the judge became slower.
         wants_survey: True when a survey of what every thread waits for would help now.
@@ -79,6 +80,7 @@ class Verdict(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...]
     is_proven: bool = False
     wants_look: bool = False
+    looks: int = 1
     phase: str = "unknown"
     degraded: tuple[str, ...] = ()
     wants_survey: bool = False

@@ -139,8 +139,10 @@ class Drm:
         # ROCm's queues are fed past the kernel, which counts neither their time nor all of their memory.
         is_hidden = any(self._has_kfd(pid) for pid in pids)
         busy = None if before is None or is_hidden else _measure_busy(before[1], clients, at - before[0])
+        whole = _read_number(f"{path}/gpu_busy_percent")
         return DeviceReading(
-            utilization=_read_number(f"{path}/gpu_busy_percent"),
+            # Intel tells nothing of the whole card: then ours is all that is known.
+            utilization=whole if whole is not None else busy,
             memory_bytes=memory,
             dram=_read_number(f"{path}/mem_busy_percent"),
             processes=None if is_hidden or own is None else tuple((pid, own) for pid in sorted(pids)[:1]) if clients else (),

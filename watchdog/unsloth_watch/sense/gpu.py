@@ -187,7 +187,8 @@ class GpuReader:
                 if _is_at_rest(reading, pids, is_host=is_host):
                     self._floors.learn(device.uuid, reading)
                 samples.append(self._sample(device, reading, pids, is_host=is_host, is_visible=place in visible))
-            self._published = (self._clock(), tuple(samples))
+            at = self._clock()
+            self._published = (at, tuple(msgspec.structs.replace(sample, read_at=at) for sample in samples))
             self._fault = None
             tick += 1
             self._stop.wait(self._interval_s)

@@ -93,7 +93,7 @@ class Sampler:
             connections = self._attempt("connections", self._read_connections)
             processes = self._attempt("processes", lambda: self._read_processes(refs))
         output = self._attempt("output", self._output) if self._output is not None else None
-        gpus = self._attempt("gpu", lambda: self._read_gpus(at, refs))
+        gpus = self._attempt("gpu", lambda: self._read_gpus(at, refs, gap_s))
         self._note_recoveries()
         return Sample(
             at=at,
@@ -169,14 +169,15 @@ class Sampler:
             self._note("connections", self._connections.why)
         return found
 
-    def _read_gpus(self, at: float, refs: tuple[ProcessRef, ...] | None) -> tuple[GpuSample, ...] | None:
+    def _read_gpus(self, at: float, refs: tuple[ProcessRef, ...] | None, gap_s: float) -> tuple[GpuSample, ...] | None:
         if self._gpu is None:
             return None
         if refs is not None:
             # Only who holds a GPU's node: in a container the numbers that a driver tells could be anybody's.
             knowledge = self._files.gpu_knowledge() if self._files is not None else {}
             self._gpu.watch(frozenset(ref.pid for ref in refs if knowledge.get(ref.pid) is not False))
-        found = self._gpu.latest(at, max(GPU_AGE_S, GPU_AGE_INTERVALS * self._interval_s))
+        # While we did not run, neither did the thread that reads the GPUs: its answer is no older than it must be.
+        found = self._gpu.latest(at, max(GPU_AGE_S, GPU_AGE_INTERVALS * self._interval_s) + gap_s)
         xids = self._gpu.take_xids()
         self._xids += xids
         if found is None and self._gpu.why is not None:

@@ -316,8 +316,11 @@ class Run:
         self.phase = move(self.phase, Phase.TERMINATING)
         self._reason = reason
         self._told_signals = 0
-        self._has_told_whole = False
-        self.termination = Termination(self._list_members, (self.job.root.pid, self.job.root.start_ticks), self.settings.grace, now)
+        self._has_told_group = False
+        self.termination = Termination(
+            self._list_members, (self.job.root.pid, self.job.root.start_ticks), self.settings.grace, now,
+            kill_group=self.launch.group.kill if self.launch.group is not None else None,
+        )  # fmt: skip
         self._advance_termination(now)
 
     def _list_members(self) -> list[tuple[int, int]]:
@@ -327,9 +330,8 @@ class Run:
         termination = self.termination
         assert termination is not None
         stage = termination.advance(now)
-        is_whole = stage.value == "kill" and self.launch.group is not None and self.launch.group.kill()
-        if is_whole and not self._has_told_whole:
-            self._has_told_whole = True
+        if termination.has_killed_group and not self._has_told_group:
+            self._has_told_group = True
             self.chronicle.event("attempt.terminating", reason=self._reason, signal="SIGKILL", how="cgroup.kill")
         for sent in termination.signals_sent[self._told_signals :]:
             name = signal.Signals(sent.signum).name
@@ -700,7 +702,6 @@ class Run:
             self._press_for_end(clock.monotonic())
             return
         forward(number, self.job.root.pid)
-
 
     def _let_go(self, number: signal.Signals) -> None:
         """End the supervision of a job that we only look at; it goes on, and heard nothing."""

@@ -68,8 +68,10 @@ class Watch:
         self._chronicle = chronicle
         self._wake_fd = wake_fd
         self._rules = Rules(stall_s=settings.stall_timeout, busy_s=settings.busy_timeout)
+        self._interval = settings.interval
         self._output = OutputReader()
         self._faults: set[str] = set()
+        self._floors = open_floors()
         self._recent: deque[Sample] = deque(maxlen=_RECENT)
         self._is_renewed = False
         self._looking: Task[tuple[Look, ...]] | None = None
@@ -78,7 +80,7 @@ class Watch:
             job.tree,
             self._read_output if relay is not None else None,
             FileReader(),
-            open_cards(open_floors(), max(settings.interval, GPU_INTERVAL_S)),
+            open_cards(self._floors, max(settings.interval, GPU_INTERVAL_S)),
             settings.interval,
         )
 
@@ -92,6 +94,8 @@ class Watch:
         self._is_renewed = False
         for sensor, why in self._sampler.take_degradations():
             self._chronicle.event("sensor.degraded", sensor=sensor, why=why)
+        if self._floors.trouble is not None:
+            self._tell_fault("gpu floors", self._floors.trouble)
         for index, uuid, number in self._sampler.take_xids():
             self._chronicle.event("gpu.fault", device=index, uuid=uuid, xid=number, meaning=describe_xid(number))
         if self._job.has_lost_guardian:
@@ -106,7 +110,7 @@ class Watch:
         if verdict.wants_survey and self._surveying is None:
             self._surveying = self._take_survey()
         if verdict.wants_look and self._looking is None:
-            self._looking = self._take_looks()
+            self._looking = self._take_looks(verdict.looks)
         self._tell_doubt(before, verdict, now)
         return verdict
 
@@ -162,11 +166,11 @@ class Watch:
             self._faults.add(why)
             self._chronicle.event("sensor.degraded", sensor=sensor, why=why)
 
-    def _take_looks(self) -> Task[tuple[Look, ...]]:
-        from unsloth_watch.capture.look import looks  # noqa: PLC0415 - py-spy's side is imported when it is first needed
+    def _take_looks(self, count: int) -> Task[tuple[Look, ...]]:
+        from unsloth_watch.capture.look import burst  # noqa: PLC0415 - py-spy's side is imported when it is first needed
 
         refs = [self._job.root, *(ref for ref in self._job.members() if ref != self._job.root)][:_LOOK_PROCESSES]
-        return Task(lambda: looks(refs), self._wake_fd)
+        return Task(lambda: burst(refs, count, self._interval / count), self._wake_fd)
 
     def _take_survey(self) -> Task[Evidence]:
         from unsloth_watch.capture.capture import survey  # noqa: PLC0415 - only for a job that rests

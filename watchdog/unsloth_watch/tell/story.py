@@ -201,7 +201,12 @@ def list_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def list_sections(report: Report) -> Sequence[tuple[str, Sequence[Mapping[str, Any]]]]:
     """Return the tables of plain values: devices, caches, locks, earlier incidents."""
-    return [("GPU", tabulate_devices(report["gpu"])), ("Caches", report["caches"]), ("File locks", report["locks"]), ("Earlier", report["previous"])]
+    return [
+        ("GPU", tabulate_devices(report["gpu"])),
+        ("Caches", report["caches"]),
+        ("File locks", report["locks"]),
+        ("Earlier", report["previous"]),
+    ]
 
 
 def _count(number: int, one: str, many: str) -> str:
