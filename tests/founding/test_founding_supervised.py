@@ -18,14 +18,14 @@ pytestmark = pytest.mark.unsloth
 OPTIONS = ("--stall-timeout", "5s", "--grace", "3s")
 
 
-def supervise(watched: Watched, name: str, python: Path, **more: str) -> tuple[int, str]:
+def supervise(watched: Watched, name: str, python: Path, *extra: str, **more: str) -> tuple[int, str]:
     """Lay a fault out in the watched place and run the example there; return status and output."""
     lay_out(watched.place)
     FAULTS[name].prepare(watched.place)
     command, environment = command_of(FAULTS[name], python, watched.place)
     # A folder of its own for the records, since some faults make the job's folder unwritable.
     try:
-        status, out, err = watched.run(*command, options=OPTIONS, env={**environment, **more})
+        status, out, err = watched.run(*command, options=(*OPTIONS, *extra), env={**environment, **more})
     finally:
         restore_permissions(watched.place)
     return status, (out + err).decode("utf-8", "replace")
@@ -95,13 +95,22 @@ def test_todays_library_falls_back_by_itself_and_is_left_alone(watched: Watched,
 
 @pytest.mark.slow
 def test_todays_library_behind_a_strangers_lock_is_mended_and_the_stranger_lives(watched: Watched, holder: subprocess.Popen[bytes]):
-    status, output = supervise(watched, "cwd-not-importable", interpreter_of("modern"), UNSLOTH_LOCK_TIMEOUT="-1")
+    python = interpreter_of("modern")
+    status, output = supervise(watched, "cwd-not-importable", python, "--cache", "keep", UNSLOTH_LOCK_TIMEOUT="-1")
     assert status == 0, output
     (hang,) = watched.events("hang.detected")
     assert hang["cause"] == "lock-held-elsewhere"
     assert hang["culprit"]["pid"] == holder.pid
     assert hang["culprit"]["path"].endswith(f"{CACHE}/.locks/.lock.scaled_mse.py")
     assert {event["remedy"] for event in watched.events("remedy.applied")} == {"redirect-compile-cache"}
+    assert holder.poll() is None
+
+
+@pytest.mark.slow
+def test_a_place_of_its_own_never_meets_the_strangers_lock(watched: Watched, holder: subprocess.Popen[bytes]):
+    status, output = supervise(watched, "cwd-not-importable", interpreter_of("modern"), UNSLOTH_LOCK_TIMEOUT="-1")
+    assert status == 0, output
+    assert watched.events("hang.detected") == []
     assert holder.poll() is None
 
 

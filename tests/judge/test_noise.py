@@ -102,7 +102,7 @@ NOISE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("stall_s", [20.0, 180.0])
+@pytest.mark.parametrize("stall_s", [6.0, 20.0, 180.0])
 @pytest.mark.parametrize("name", NOISE)
 def test_noise_is_no_progress(name: str, stall_s: float) -> None:
     at = hung_at(NOISE[name], 2 * stall_s, Rules(stall_s=stall_s))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
+
+import msgspec
 import pytest
 
-from recorded import read_trace
+from recorded import TRACES, read_trace
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.rules import Rules
 from unsloth_watch.judge.verdict import judge
+from unsloth_watch.model.sample import Sample
 from unsloth_watch.model.verdict import State, Verdict
 
 pytestmark = pytest.mark.quick
@@ -53,3 +57,16 @@ def test_a_spin_behind_a_known_rhythm_is_found_at_twice_the_stall_timeout(name: 
 def test_the_founding_hang_with_a_model_held_in_gpu_memory_is_found() -> None:
     found = next(verdict for verdict in verdicts_of("founding", 10.0) if verdict.state is State.HUNG)
     assert found.quiet_s >= 10.0
+
+
+@pytest.mark.parametrize("name", ["low-duty", "small-processes"])
+def test_a_starved_job_with_fifty_others_on_two_cores_keeps_being_seen_at_work(name: str) -> None:
+    with gzip.open(TRACES / f"overloaded-{name}.jsonl.gz") as lines:
+        samples = [msgspec.json.decode(line, type=Sample) for line in lines]
+    memory, idle_s = Memory(), 0.0
+    for sample in samples:
+        memory, _ = judge(memory, sample, Rules(stall_s=14.0, busy_s=84.0))
+        assert memory.at is not None
+        idle_s = max(idle_s, memory.at - memory.effort_at)
+    assert samples[-1].at - samples[0].at > 20
+    assert idle_s < 14 / 2

@@ -231,7 +231,7 @@ OPTIONS: tuple[Option, ...] = (
         "boolean",
         True,
         "repair a hang in the living job where its cause allows that, before anything is ended",
-        "it loses nothing: a stopped process goes on, a full pipe gets room, a stalled connection is shut down for the library's retry",
+        "nothing is lost: a stopped process goes on, a full pipe gets room, a stalled connection is shut down for a retry",
     ),
     Option(
         "stdin",

@@ -73,7 +73,8 @@ def decide_after_hang(history: History, diagnosis: Diagnosis, *, max_restarts: i
     """Return whether to relaunch a job that hung.
 
     The same incident is never relaunched unchanged: each time its next remedy is taken, and when there is none left the run
-    ends. Only a diagnosis that asks for it by the remedy ``relaunch``, or that is no more than a guess, gets one unchanged relaunch.
+    ends. Only a diagnosis that asks for it by the remedy ``relaunch``, or that is no more than a guess, gets one unchanged
+    relaunch.
 
     Args:
         history: What was tried.
