@@ -186,8 +186,8 @@ ENVIRONMENTS = {
 
 
 def default_root() -> Path:
-    """Where environments are cached: ``UNSLOTH_WATCH_ENVS`` or ``.cache/envs`` of the project."""
-    return Path(os.environ.get("UNSLOTH_WATCH_ENVS") or PROJECT / ".cache" / "envs")
+    """Where environments are cached: ``TEST_ENVIRONMENTS`` or ``.cache/envs`` of the project."""
+    return Path(os.environ.get("TEST_ENVIRONMENTS") or PROJECT / ".cache" / "envs")
 
 
 def locate(name: str, root: Path | None = None) -> Path:
@@ -316,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print the interpreter of each named environment, one a line."""
     parser = argparse.ArgumentParser(description="Build the real environments of the tests and the demo; print their interpreters.")
     parser.add_argument("names", nargs="+", choices=sorted(ENVIRONMENTS), metavar="NAME", help=", ".join(sorted(ENVIRONMENTS)))
-    parser.add_argument("--root", type=Path, help="directory of all environments (default: UNSLOTH_WATCH_ENVS or .cache/envs)")
+    parser.add_argument("--root", type=Path, help="directory of all environments (default: TEST_ENVIRONMENTS or .cache/envs)")
     options = parser.parse_args(arguments)
     try:
         for name in options.names:

@@ -18,11 +18,11 @@ import msgspec
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT / "scripts"), str(PROJECT / "scripts" / "bench"), str(PROJECT / "tests")]
 
-from detection import Run  # noqa: E402
+from zoorun import Run  # noqa: E402
 
 import environments  # noqa: E402 - found by the line above
 from unsloth_watch.capture.capture import survey  # noqa: E402
-from unsloth_watch.capture.deadline import own_pids  # noqa: E402
+from unsloth_watch.capture.children import own_pids  # noqa: E402
 from unsloth_watch.capture.process import read_start  # noqa: E402
 from unsloth_watch.model.evidence import Evidence  # noqa: E402
 from unsloth_watch.model.process import ProcessRef  # noqa: E402

@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import msgspec
-from detection import START_S, Run, is_named, seconds_of, tail, words_of
+from detection import is_named, seconds_of, words_of
+from zoorun import START_S, Run, tail
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(PROJECT / "scripts"), str(PROJECT / "tests")]
@@ -35,7 +36,7 @@ sys.path[:0] = [str(PROJECT / "scripts"), str(PROJECT / "tests")]
 from table import print_table, write_json  # noqa: E402
 
 import environments  # noqa: E402
-from unsloth_watch.capture.deadline import own_pids  # noqa: E402
+from unsloth_watch.capture.children import own_pids  # noqa: E402
 from unsloth_watch.capture.look import looks  # noqa: E402
 from unsloth_watch.diagnose import Case, diagnose  # noqa: E402
 from unsloth_watch.model.process import ProcessRef  # noqa: E402
@@ -47,7 +48,7 @@ from unsloth_watch.sense.output import OutputReader  # noqa: E402
 from unsloth_watch.sense.sampler import Sampler  # noqa: E402
 from unsloth_watch.sense.stat import read_stat  # noqa: E402
 from unsloth_watch.sense.tree import ProcessTree  # noqa: E402
-from unsloth_watch.supervise.incident import investigate  # noqa: E402
+from unsloth_watch.supervise.findings import investigate  # noqa: E402
 from zoo_reading import Program, read_zoo  # noqa: E402
 
 LOOKS = 12

@@ -33,7 +33,9 @@ from pathlib import Path
 
 import detection
 import table
+import zoorun
 
+import environments
 from zoo_reading import Program, read_zoo
 
 CHANCE = frozenset({"relaunch", "continue"})
@@ -163,9 +165,9 @@ def run_blindly(program: Program, stall_s: float, place: Path) -> Mended:
     return result
 
 
-def prepare(program: Program, stall_s: float, place: Path, furthest: int = 0) -> tuple[detection.Run, Tail]:
+def prepare(program: Program, stall_s: float, place: Path, furthest: int = 0) -> tuple[zoorun.Run, Tail]:
     """Return a program's run, whose fault comes back or not as its head says, and the reader of what it prints."""
-    run = detection.Run(program, stall_s, place)
+    run = zoorun.Run(program, stall_s, place)
     if program.cure in CHANCE:
         run.environment["ZOO_HANG"] = "first"
     return run, Tail(place / "printed", furthest)
@@ -173,12 +175,12 @@ def prepare(program: Program, stall_s: float, place: Path, furthest: int = 0) ->
 
 def command_of(stall_s: float, records: Path, *options: str) -> list[str]:
     """Return the supervisor's command up to the ``--``."""
-    busy_s = detection.BUSY_FACTOR * stall_s
+    busy_s = zoorun.BUSY_FACTOR * stall_s
     timing = ["--stall-timeout", f"{stall_s:g}s", "--busy-timeout", f"{busy_s:g}s", "--grace", "2s"]
     return [str(detection.WATCH), *timing, *options, "--run-dir", str(records), "--"]
 
 
-def attend(run: detection.Run, command: list[str], tail: Tail) -> int | None:
+def attend(run: zoorun.Run, command: list[str], tail: Tail) -> int | None:
     """Run a command to its end; return its status, None where it had to be ended at the limit."""
     process = run.start(command)
     try:
@@ -255,7 +257,7 @@ def main() -> int:
     if not programs:
         parser.error(f"no hanging program is called {' or '.join(options.only)}")
     if any(program.needs for program in programs):
-        detection.environments.python_of("modern")
+        environments.python_of("modern")
     place = Path(tempfile.mkdtemp(prefix="zoo-mending-"))
 
     def one(program: Program) -> list[Mended]:

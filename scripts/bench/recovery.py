@@ -18,8 +18,12 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from detection import PROJECT, WATCH, Run, environments, read_events, read_zoo
+from detection import WATCH, read_events
 from table import add_json_option, median, print_table, spread, write_json
+from zoorun import PROJECT, Run
+
+import environments
+from zoo_reading import read_zoo
 
 FOUNDING = "founding (unsloth#1898)"
 PROGRAMS = ("hang_abba", "hang_dataloader_worker_stuck", "hang_missing_directory", "hang_urlopen_silent", "hang_gloo_rank_missing")

@@ -20,7 +20,7 @@ from unsloth_watch.model.sample import Sample
 from unsloth_watch.tell.samples import read_samples
 
 if TYPE_CHECKING:
-    from detection import Run
+    from zoorun import Run
 
 SILENT, GPU_IDLE = "no output", "GPU < 5 %"
 TORCHRUN, FT, FT_TIMED = "torchrun", "ft_launcher", "ft_launcher, timed"

@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from unsloth_watch.capture import deadline as module
-from unsloth_watch.capture.deadline import Deadline, DeadlineError, is_spawning, own_pids, run_command, within
+from unsloth_watch.capture.children import is_spawning, own_pids
+from unsloth_watch.capture.deadline import Deadline, DeadlineError, run_command, within
 from unsloth_watch.capture.pool import spread
 from unsloth_watch.capture.waits import read_states
 from waiting import until

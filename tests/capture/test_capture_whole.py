@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from unsloth_watch.capture.capture import capture, look, looks, stack_signature
-from unsloth_watch.capture.deadline import own_pids
+from unsloth_watch.capture.children import own_pids
 from unsloth_watch.capture.look import burst
 from unsloth_watch.capture.process import read_process
 from unsloth_watch.capture.pyspy import find_binary

@@ -14,7 +14,7 @@ import pytest
 from diagnose.recordedcases import HUNG
 from environments import interpreter_of
 from unsloth_watch.capture.capture import capture, looks
-from unsloth_watch.capture.deadline import own_pids
+from unsloth_watch.capture.children import own_pids
 from unsloth_watch.capture.process import read_start
 from unsloth_watch.diagnose import Case, diagnose
 from unsloth_watch.diagnose.memorythrash import MIN_FAULTS, MemoryThrash

@@ -33,9 +33,17 @@ def every(period: float, amount: float) -> Callable[[float], float]:
     return lambda at: at // period * amount
 
 
+def rested(bytes_at: Callable[[float], float], rest_s: float = 2.1) -> Callable[[float], float]:
+    """The same as seen by a sensor that rests between two questions."""
+    return lambda at: bytes_at(at // rest_s * rest_s)
+
+
 MOVES = {
     "a trickle of 3 kB/s": over(lambda at: 3000 * at),
     "the slowest download that counts, 1 KiB/s": over(lambda at: 1024 * at),
+    "a trickle of 3 kB/s, seen every other second": over(rested(lambda at: 3000 * at)),
+    "the slowest that counts, seen every other second": over(rested(lambda at: 1024 * at)),
+    "an upload at the receiver's pace, seen every other second": over(rested(lambda at: 181_000 * at), is_upload=True),
     "an upload at the receiver's pace": over(lambda at: 200_000 * at, is_upload=True),
     "a fast download": over(lambda at: 1e8 * at),
     "ranks that exchange gradients over loopback": over(lambda at: 5e6 * at, is_inside=True),
@@ -72,11 +80,18 @@ def chatting(period: float, sent: int, received: int, answer_s: float = 0.0) -> 
     return make
 
 
+@pytest.mark.parametrize("name", [name for name in MOVES if "seen every other second" in name])
+def test_a_flow_is_seen_within_the_shortest_stall_timeout(name: str) -> None:
+    assert hung_at(MOVES[name], 60, Rules(stall_s=6.0)) is None
+
+
 NOISE = {
     "a keep-alive of 100 bytes a second": over(lambda at: 100 * at),
     "telemetry of 8 kB every 15 s": over(every(15, 8192)),
+    "metrics of 20 kB every 10 s": over(every(10, 20_000)),
     "telemetry of 60 kB every half minute": over(every(30, 60_000)),
     "a kilobyte of telemetry every two seconds and the same in answer": chatting(2, 985, 985),
+    "half a kilobyte of telemetry a second, seen every other second": over(rested(every(2, 985))),
     "the same, answered a second later": chatting(2, 985, 985, 1.0),
     "a question of 700 bytes and its answer each second": chatting(1, 700, 700),
     "a response of 1 MB and nothing after it": over(lambda at: 1e6 if at >= 1 else 0),
@@ -128,6 +143,10 @@ def test_a_connection_that_is_seen_for_the_first_time_brings_nothing_with_it() -
         return sample(at, connections=(ConnectionSample(7, "peer", 1 << 30, 0),) if at >= 3 else ())
 
     assert hung_at(late, 30) == 10.0
+
+
+def test_with_the_default_timeout_a_transfer_in_bursts_some_seconds_apart_is_seen() -> None:
+    assert hung_at(over(every(5, 30_000)), 800, DEFAULT) is None
 
 
 def test_many_connections_that_each_trickle_below_the_line_are_no_flow() -> None:

@@ -98,6 +98,18 @@ def test_a_new_file_shows_when_the_next_round_of_the_search_begins(start, ref_of
     assert [len(reader.read(refs)) for _ in range(4)] == [1, 1, 2, 2]
 
 
+def test_a_file_that_stood_still_is_looked_at_again_after_a_round_and_one_that_moves_at_every_tick(start, ref_of, data):
+    child = start(STEPS, str(data))
+    refs, reader = (ref_of(child.pid),), FileReader(round_every=3)
+    reader.read(refs)
+    reader.read(refs)  # the second look: it stands still
+    do(child, "file.read(1000)")
+    assert [find(reader.read(refs), data)[0].offset for _ in range(3)] == [0, 0, 1000]
+    for offset in (2000, 3000, 4000):
+        do(child, "file.read(1000)")
+        assert find(reader.read(refs), data)[0].offset == offset
+
+
 def test_a_process_that_ended_takes_its_files_along(start, ref_of, data):
     child = start(STEPS, str(data))
     ref, reader = ref_of(child.pid), FileReader(round_every=1)

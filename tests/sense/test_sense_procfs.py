@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unsloth_watch.model.process import ProcessRef
-from unsloth_watch.sense.procfs import STATES_EVERY, ProcessReader
+from unsloth_watch.sense.procfs import DETAILS_EVERY, STATES_EVERY, STATES_RARELY, ProcessReader
 from unsloth_watch.sense.stat import Stat, read_stat
 from waiting import until
 
@@ -112,12 +113,47 @@ def test_without_kept_descriptors_the_same_is_read(start, ref_of):
     keeping.close()
 
 
-def test_thread_states_of_a_threaded_process_come_every_few_ticks(start, reader, ref_of):
-    child = start("import threading, sys\nfor _ in range(4): threading.Thread(target=sys.stdin.read, daemon=True).start()\n" + IDLE)
+THREADED = "import threading, sys\nfor _ in range(4): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+
+
+def test_thread_states_of_a_threaded_process_that_rests_come_now_and_then(start, reader, ref_of):
+    ref = ref_of(start(THREADED + IDLE).pid)
+    states = [reader.read_all((ref,))[0].thread_states for _ in range(2 * STATES_RARELY)]
+    seen = [sum(one.values()) for one in states if one is not None]
+    assert seen == [5] * len(seen)
+    assert 2 <= len(seen) <= 3
+
+
+def test_thread_states_of_a_threaded_process_that_computes_come_every_few_ticks(start, reader, ref_of):
+    code = "print('ready', flush=True)\nfor line in sys.stdin:\n    end = time.thread_time() + 0.05\n"
+    child = start(f"import time\n{THREADED}{code}    while time.thread_time() < end: pass\n    print('done', flush=True)")
     ref = ref_of(child.pid)
-    states = [reader.read_all((ref,))[0].thread_states for _ in range(STATES_EVERY)]
-    assert states.count(None) == STATES_EVERY - 1
-    assert [sum(seen.values()) for seen in states if seen is not None] == [5]
+    seen = []
+    for _ in range(2 * STATES_EVERY):
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "done\n"
+        seen.append(reader.read_all((ref,))[0].thread_states)
+    assert [sum(one.values()) for one in seen if one is not None] == [5, 5]
+
+
+def test_a_process_that_does_nothing_is_the_same_sample_until_its_turn(start, reader, ref_of):
+    ref = ref_of(start(IDLE).pid)
+    samples = [reader.read_all((ref,))[0] for _ in range(2 * DETAILS_EVERY)]
+    assert len({id(sample) for sample in samples}) <= 3
+    assert len(set(map(repr, samples))) == 1
+
+
+def test_reads_that_take_no_time_show_at_once(start, reader, ref_of):
+    child = start("import os, sys\nprint('ready', flush=True)\nwhile line := os.read(0, 100): os.write(1, b'done\\n')")
+    ref = ref_of(child.pid)
+    counts = []
+    for _ in range(2 * DETAILS_EVERY):
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "done\n"
+        counts.append(reader.read_all((ref,))[0].wchar)
+    assert [after - before for before, after in itertools.pairwise(counts)] == [5] * (len(counts) - 1)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user: run the tests as root once")

@@ -26,7 +26,7 @@ class Tree:
         self.refs = ()
         self.error = None
 
-    def members(self):
+    def members(self, *, can_wait=False):
         if self.error is not None:
             raise self.error
         return self.refs

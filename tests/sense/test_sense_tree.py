@@ -121,6 +121,24 @@ def test_a_newcomer_shows_on_the_next_tick(start, tree_of):
     assert pids(tree) == known
 
 
+def test_who_can_wait_misses_a_newcomer_for_one_call_at_most(start, tree_of):
+    guardian = start(
+        "import subprocess, sys\nprint('ready', flush=True)\n"
+        "for line in sys.stdin:\n    print(subprocess.Popen(['sleep', '600']).pid, flush=True)"
+    )
+    tree = tree_of(guardian.pid)
+    born = set()
+    assert pids(tree) == born
+    missed = []
+    for _ in range(2 * WALK_EVERY):
+        guardian.stdin.write("fork\n")
+        guardian.stdin.flush()
+        born.add(int(guardian.stdout.readline()))
+        missed.append(len(born - {ref.pid for ref in tree.members(can_wait=True)}))
+    assert set(missed) == {0, 1}
+    assert pids(tree) == born
+
+
 def test_a_newcomers_newcomer_shows_on_the_next_tick_without_a_walk(start, tree_of):
     # So many threads that a list of /proc is cheaper than a walk.
     guardian = start(

@@ -28,11 +28,13 @@ from unsloth_watch.tell.archive import render_command, write_incident
 from unsloth_watch.tell.bundle import build_bundle
 from unsloth_watch.tell.groups import format_ranges, group_stacks
 from unsloth_watch.tell.html import render_html
-from unsloth_watch.tell.incident import Incident, RemedyOutcome, build_report
-from unsloth_watch.tell.markdown import code, escape, fence, render_markdown
+from unsloth_watch.tell.incident import Incident, RemedyOutcome
+from unsloth_watch.tell.markdown import render_markdown
+from unsloth_watch.tell.markup import code, escape, fence
 from unsloth_watch.tell.quantity import format_quantity
 from unsloth_watch.tell.redact import Redactor
 from unsloth_watch.tell.render import main
+from unsloth_watch.tell.report import build_report
 from unsloth_watch.tell.series import build_signals
 from unsloth_watch.tell.stacks import render_stacks
 from unsloth_watch.tell.tail import clean_tail

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 KILL_LIMIT_S = 10.0
 """How long the guardian goes on killing: a D-state process cannot die, and nobody is left to be told."""
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PTRACER = 0x59616D61  # "Yama"
@@ -510,6 +511,9 @@ def serve(channel_fd: int) -> NoReturn:
         _settle_in(channel_fd)
         prctl(_PR_SET_NAME, b"unsloth-guard\0")
         become_subreaper()
+        # Stopped by somebody, we could not see the lifeline's end. The signal also comes when the thread that forked us ends, and
+        # then does no harm.
+        prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
         service = _Service(_socket.socket(fileno=channel_fd))
         status = 2
         try:

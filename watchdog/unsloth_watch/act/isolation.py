@@ -99,7 +99,7 @@ def isolate(setting: str, environment: Mapping[str, str], command: Sequence[str]
         if setting == "auto" and is_network(home):
             raise OSError(0, f"{home} lies on a network file system, on which locks and small files are slow")
         for choice in wanted:
-            os.makedirs(choice.path or home, mode=0o700, exist_ok=True)
+            _make_private(choice.path or home)
             if not os.access(choice.path or home, os.W_OK | os.X_OK):
                 raise OSError(0, f"{choice.path} may not be written")
         lock_fd = _hold(home, root or cwd, installed) if setting == "auto" else None
@@ -250,6 +250,15 @@ def _describe(marker: int, cwd: str, installed: Mapping[str, str]) -> None:
 
     text = json.dumps({"schema": "unsloth-watch/project-cache/1", "project": cwd, "versions": dict(installed)}, indent=2)
     os.write(marker, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+def _make_private(path: str) -> None:
+    """Make a directory and what is missing above it with mode 0700: what lies in a compile cache is executed."""
+    mask = os.umask(0o077)  # not makedirs' mode: that counts for the last directory only
+    try:
+        os.makedirs(path, exist_ok=True)
+    finally:
+        os.umask(mask)
 
 
 def is_network(path: str) -> bool:

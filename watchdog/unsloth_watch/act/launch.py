@@ -10,11 +10,12 @@ import errno
 import marshal
 import os
 import select
+import signal
 import sys
 import time
 
 from unsloth_watch.act import guardian as guardian_module
-from unsloth_watch.act.guardian import become_subreaper, children_of, send_message
+from unsloth_watch.act.guardian import become_subreaper, children_of, read_stat, send_message
 from unsloth_watch.errors import EXIT_SUPERVISOR, LaunchError, WatchError
 
 TYPE_CHECKING = False
@@ -249,7 +250,9 @@ class Guardian:
         if answer is not None and answer[0] == "started":
             return Started(answer[1], answer[2])
         if answer is not None:
-            raise _explain(argv[0], environment, cwd, answer[1], answer[2])
+            from unsloth_watch.act.refusal import explain_refusal  # noqa: PLC0415 - only for a command that does not start
+
+            raise explain_refusal(argv[0], environment, cwd, answer[1], answer[2])
         if self.is_lost:
             refusal = LaunchError(f"cannot start {argv[0]}: the guardian process {self.pid} is gone; start a new one", errno.EPIPE)
         else:
@@ -277,6 +280,20 @@ class Guardian:
                 _guardians.discard(self.pid)
         return not self._is_reaped
 
+    def wake(self) -> bool:
+        """Continue the guardian where somebody has stopped it: stopped, it tells no end and starts nothing.
+
+        Returns:
+            Whether it was stopped.
+        """
+        if self.is_lost or self._is_reaped:
+            return False
+        fields = read_stat(self.pid)
+        if fields is None or fields[0] != b"T":
+            return False
+        os.kill(self.pid, signal.SIGCONT)  # our child, not reaped yet: the number is its own
+        return True
+
     def close(self, kill: bool = True, timeout_s: float = guardian_module.KILL_LIMIT_S + 1) -> bool:
         """Send the guardian away and reap it.
 
@@ -297,6 +314,7 @@ class Guardian:
                 self._channel.shutdown(_socket.SHUT_WR)
         deadline = time.monotonic() + timeout_s
         while self.is_alive() and time.monotonic() < deadline:
+            self.wake()
             self._wait(0.005 if self.is_lost else 0.05)
             self._read()
         self._channel.close()
@@ -306,7 +324,8 @@ class Guardian:
         """Wait for the answer to a start; None when the time is over or the guardian is lost."""
         deadline = time.monotonic() + timeout_s
         while not self._answers and not self.is_lost and (left := deadline - time.monotonic()) > 0:
-            self._wait(left)
+            self.wake()
+            self._wait(min(left, 1.0))
             self._read()
         return self._answers.pop(0) if self._answers else None
 
@@ -341,40 +360,3 @@ class Guardian:
                 self._exits.append(Exited(message[1], message[2]))
             elif message[0] in ("started", "failed"):
                 self._answers.append(message)
-
-
-def _find(name: str, environment: Mapping[str, str]) -> str | None:
-    """Find the file that a command name means, executable or not, for the words of an error."""
-    if "/" in name:
-        return name if os.path.lexists(name) else None
-    for folder in environment.get("PATH", os.defpath).split(":"):
-        if os.path.exists(path := os.path.join(folder or ".", name)):
-            return path
-    return None
-
-
-def _explain(name: str, environment: Mapping[str, str], cwd: str, stage: str, code: int) -> LaunchError:
-    """Say why a launch failed, and what to do next."""
-    reason = os.strerror(code)
-    if stage != "exec":
-        thing = {"chdir": f"working directory {cwd}", "fork": "no new process"}.get(stage, "preparing the process")
-        refusal = LaunchError(f"cannot start {name}: {thing}: {reason}", code)
-        refusal.exit_code = EXIT_SUPERVISOR  # nothing is known about the command itself
-        return refusal
-    path = _find(os.path.join(cwd, name) if "/" in name else name, environment)
-    if code in (errno.ENOENT, errno.ENOTDIR):
-        if path:
-            # The file is there: it exists and cannot be executed (126), whatever the kernel says.
-            return LaunchError(
-                f"cannot execute {path}: the interpreter of its first line (or its loader) does not exist", errno.ENOEXEC
-            )
-        where = "no such file" if "/" in name else "not found in PATH; check the spelling, or give its path"
-        return LaunchError(f"cannot find {name}: {where}", errno.ENOENT)
-    if path and os.path.isdir(path):
-        return LaunchError(f"cannot execute {path}: is a directory", errno.EISDIR)
-    hint = {
-        errno.EACCES: f"; try chmod +x {path}, or name an interpreter (python {path})",
-        errno.ENOEXEC: f": no program and no #! line; name an interpreter (sh {path})",
-        errno.E2BIG: ": arguments and environment are too long together",
-    }.get(code, "")
-    return LaunchError(f"cannot execute {path or name}: {reason}{hint}", code)

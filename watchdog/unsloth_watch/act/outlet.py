@@ -13,6 +13,8 @@ import stat
 import time
 from collections import deque
 
+from unsloth_watch.act.threads import Doorbell, start_thread
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -23,8 +25,6 @@ MEMORY_LIMIT = 4 << 20
 """Bytes that may wait in memory for one outlet."""
 SPILL_LIMIT = 8 << 30
 """Bytes that may wait on disk for one outlet; beyond it they are dropped, because a paused reader must not fill a disk."""
-LOG_LIMIT = 64 << 20
-"""Size at which ``output.log`` is rotated, bytes."""
 
 _HIGH_WATER = MEMORY_LIMIT // 2  # from here on the spiller works; the other half is what comes while it writes
 _LARGEST_WRITE = 256 << 10  # four times a pipe: larger ones gain nothing and hide progress
@@ -35,34 +35,6 @@ _RETRY_S = 0.5  # full disk: between two attempts
 _HOLD_S = 0.25  # how long a line of our own waits for the command to end its line
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Doorbell:
-    """A wake-up that is not lost: rung before the wait, the wait returns at once."""
-
-    __slots__ = ("_lock",)
-
-    def __init__(self) -> None:
-        self._lock = _thread.allocate_lock()
-        self._lock.acquire()
-
-    def ring(self) -> None:
-        """Wake the waiter, or its next wait."""
-        try:
-            self._lock.release()
-        except RuntimeError:  # rung already
-            pass
-
-    def wait(self, timeout_s: float = -1) -> bool:
-        """Wait for the bell.
-
-        Args:
-            timeout_s: Longest wait; -1 for ever.
-
-        Returns:
-            Whether it rang.
-        """
-        return self._lock.acquire(timeout=timeout_s)
 
 
 def gap_marker(size: int) -> bytes:
@@ -118,6 +90,7 @@ class Outlet:
         self._spill_written = 0
         self._is_moving = False  # the spiller has pieces in hand that are newer than the file and older than the memory
         self._moving_bytes = 0
+        self._full_since: float | None = None
         self._in_hand = 0  # bytes that the writer has in hand
         self._is_closing = False
         self._is_line_start = True
@@ -125,11 +98,23 @@ class Outlet:
         self._held_since = 0.0
         self._spiller: Doorbell | None = None
         self._bell = Doorbell()
-        _thread.start_new_thread(self._write_on, ())
+        start_thread(self._write_on)
 
     def has_room(self) -> bool:
         """Whether ``put`` would keep what it is given."""
         return self._memory_bytes < MEMORY_LIMIT or self.is_dead
+
+    def full_since(self, now: float) -> float | None:
+        """Return since when there has been no room, as far as the relay's looks can tell; None where there is.
+
+        Args:
+            now: Monotonic seconds of this look.
+        """
+        if self.has_room():
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        return self._full_since
 
     def put(self, chunk: bytes, is_last: bool = False) -> None:
         """Queue output; never blocks. Without room it is counted as lost, with a marker in its place.
@@ -158,9 +143,20 @@ class Outlet:
         self._bell.ring()
         if self._memory_bytes > _HIGH_WATER and self._spill_folder is not None:
             if spiller is None:
-                self._spiller = spiller = Doorbell()
-                _thread.start_new_thread(self._spill_on, (spiller,))
-            spiller.ring()
+                spiller = self._start_spiller()
+            if spiller is not None:
+                spiller.ring()
+
+    def _start_spiller(self) -> Doorbell | None:
+        """Start the spiller thread; None where no thread can be started now, and the next chunk tries again."""
+        bell = Doorbell()
+        try:
+            _thread.start_new_thread(self._spill_on, (bell,))
+        except RuntimeError:  # the job has used up this user's or control group's processes; meanwhile memory is all there is
+            self._note(f"{self.name}: its reader is slow and no thread can be started to keep its output on disk")
+            return None
+        self._spiller = bell
+        return bell
 
     def say(self, line: bytes) -> None:
         """Queue a line of our own, to go out at a line boundary; never blocks.
@@ -361,21 +357,20 @@ class Outlet:
         written = self._spill_write(marker + batch, offset, is_drained)
         with self._lock:
             if written < len(marker):
-                written, missing = 0, gap + len(batch)  # half a marker says nothing: the next one takes its place
-            else:
-                missing = len(marker) + len(batch) - written
-                gap = 0
-            self.lost_bytes += missing - gap  # the gap was counted when it came to be
-            if missing and self._memory and isinstance(oldest := self._memory[0], int):
-                self._memory[0] = oldest + missing
-            elif missing:
-                self._memory.appendleft(missing)
+                written = 0  # half a marker says nothing
+            # What the disk does not take is still the oldest in memory: lost is only what comes when that is full.
+            rest = batch[max(written - len(marker), 0) :]
+            if rest and not self.is_dead:
+                self._memory.appendleft(rest)
+                self._memory_bytes += len(rest)
+            if gap and not written and not self.is_dead:
+                self._memory.appendleft(gap)
             self._spill_written = offset + written
             if is_drained or self.is_dead:
                 self._spill_read = self._spill_written
             self._is_moving, self._moving_bytes = False, 0
         self._bell.ring()
-        return True
+        return not rest
 
     def _spill_write(self, data: bytes, offset: int, is_drained: bool) -> int:
         """Write to the spill file, or empty it; returns how many bytes the disk took."""
@@ -406,44 +401,6 @@ def _open_spill(folder: str) -> int:
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     os.unlink(path)
     return fd
-
-
-class LogOutlet(Outlet):
-    """``output.log``: rotated at a set size; a disk that is full or gone costs a gap and never more.
-
-    Args:
-        path: The file; appended to.
-        limit_bytes: Size at which it becomes ``.1``, replacing an earlier one.
-    """
-
-    def __init__(self, path: str, limit_bytes: int = LOG_LIMIT) -> None:
-        self._path = path
-        self._limit_bytes = limit_bytes
-        self._size = 0
-        super().__init__(os.path.basename(path), -1, None)
-
-    def _write(self, data: memoryview) -> int:
-        if self._fd == -1:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._size = os.fstat(self._fd).st_size
-        if self._size >= self._limit_bytes:
-            os.close(self._fd)
-            self._fd = -1
-            os.replace(self._path, self._path + ".1")
-            return 0
-        written = os.write(self._fd, data)
-        self._size += written
-        return written
-
-    def _fail(self, error: OSError) -> None:
-        # Nobody but us decides over this file, so no error is for ever: a folder may be remade, space freed.
-        self._note(f"{self.name}: {error.strerror}; trying again")
-        time.sleep(_RETRY_S)
-
-    def _finish(self) -> None:
-        if self._fd != -1:
-            os.close(self._fd)
-            self._fd = -1
 
 
 def identify(fd: int) -> tuple[int, ...]:

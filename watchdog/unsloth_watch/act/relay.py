@@ -14,7 +14,9 @@ import select
 import time
 from collections import deque
 
-from unsloth_watch.act.outlet import LOG_LIMIT, Doorbell, LogOutlet, Outlet, identify
+from unsloth_watch.act.logoutlet import LOG_LIMIT, LogOutlet
+from unsloth_watch.act.outlet import Outlet, identify
+from unsloth_watch.act.threads import Doorbell, start_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -183,7 +185,7 @@ class Relay:
             spill_folder = os.path.dirname(log_path) if log_path else os.environ.get("TMPDIR", "/tmp")  # noqa: S108
         relay = cls(log_path, spill_folder or ".", say_fd, log_bytes)
         relay.attach(streams)
-        _thread.start_new_thread(relay._run, ())
+        start_thread(relay._run)
         return relay
 
     def attach(self, streams: Iterable[tuple[int, int | None]]) -> None:
@@ -323,14 +325,16 @@ class Relay:
         pause_ms = None
         now = time.monotonic()
         for source in self._sources:
-            if all(outlet.has_room() for outlet in source.outlets):
+            full = [since for outlet in source.outlets if (since := outlet.full_since(now)) is not None]
+            if not full:
                 source.blocked_since = None
                 is_wanted = True
             else:
                 # A disk slower than the command sets the pace and nothing is lost; one that stands still costs the
-                # command this patience once, and then output instead of time.
+                # command this patience once, and then output instead of time. Each outlet for itself: a full disk under
+                # the log must not cost a slow reader of the output anything.
                 source.blocked_since = source.blocked_since or now
-                is_wanted = now - source.blocked_since > _PATIENCE_S
+                is_wanted = now - max(full) > _PATIENCE_S
                 pause_ms = 100 if is_wanted else 1
             if is_wanted != source.is_polled:
                 source.is_polled = is_wanted

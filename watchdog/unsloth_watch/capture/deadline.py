@@ -7,17 +7,22 @@ abandoned when it is late; the kernel ends it together with the supervisor.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import msgspec
+
+from unsloth_watch.capture.children import announce_child, forget_child, register_child
 
 T = TypeVar("T")
 
@@ -75,24 +80,6 @@ class Outcome(msgspec.Struct, frozen=True):
 
 _lock = threading.Lock()
 _abandoned: list[threading.Thread] = []
-_own_pids: set[int] = set()
-_spawning = 0
-
-
-def own_pids() -> frozenset[int]:
-    """Return the PIDs of children that belong to captures, not to the job, and that are reaped here.
-
-    The supervisor is a subreaper. It looks for an ended child without reaping it (``waitid`` with ``WNOWAIT``), and only **then**
-    asks `is_spawning` and, if that says no, this function, in this order: a PID that is not here is then not ours. Never blocks.
-    """
-    with _lock:
-        return frozenset(_own_pids)
-
-
-def is_spawning() -> bool:
-    """Return whether a child is being started whose PID is not known yet: leave unknown ended children until the next tick."""
-    with _lock:
-        return _spawning > 0
 
 
 def within(seconds: float, function: Callable[..., T], *args: object) -> T:
@@ -121,7 +108,10 @@ def within(seconds: float, function: Callable[..., T], *args: object) -> T:
             faults.append(error)
 
     thread = threading.Thread(target=call, name=f"within-{getattr(function, '__name__', 'call')}", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # a fork bomb has used up the limit of processes, and threads count among them
+        raise DeadlineError(f"no thread can be started ({error})") from error
     thread.join(seconds)
     if faults:
         raise faults[0]
@@ -164,7 +154,9 @@ def run_command(
 def _touch(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.read(descriptor, 4096)
+        # setpriv, like a shell, would take any other file for a script.
+        if os.read(descriptor, 4096)[:2] not in (b"\x7fE", b"#!"):
+            raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC), path)
     finally:
         os.close(descriptor)
 
@@ -174,11 +166,22 @@ def _run(argv: list[str], deadline_s: float, env: dict[str, str] | None, limit: 
     deadline = Deadline(deadline_s)
     with own_child(
         lambda: subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
+            [*_leash(), *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
         )
     ) as process:
         stdout, stderr, is_truncated, timed_out = _collect(process, deadline, limit)
     return Outcome(process.returncode, stdout, stderr, timed_out, is_truncated, time.monotonic() - start)
+
+
+@cache
+def _leash() -> tuple[str, ...]:
+    """Return the words before a command that let it die with the supervisor, none where ``setpriv`` is missing.
+
+    The guardian does not see children of the supervisor itself, and a py-spy that waits for a process in D state would stay for ever.
+    The kernel sends the signal when the thread ends that started the child: the one in ``own_child``, which waits for it.
+    """
+    found = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+    return (found, "--pdeathsig", "KILL", "--") if found else ()
 
 
 @contextmanager
@@ -191,16 +194,13 @@ def own_child(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subproce
     Raises:
         OSError: It could not be started.
     """
-    global _spawning  # noqa: PLW0603 - one count for the process, as its children are
-    with _lock:
-        _spawning += 1
+    announce_child()
+    pid = None
     try:
         process = start()
-        with _lock:
-            _own_pids.add(process.pid)
+        pid = process.pid
     finally:
-        with _lock:
-            _spawning -= 1
+        register_child(pid)
     try:
         yield process
     finally:
@@ -210,8 +210,7 @@ def own_child(start: Callable[[], subprocess.Popen[bytes]]) -> Iterator[subproce
             if pipe is not None:
                 pipe.close()
         process.wait()  # in D state this takes as long as it takes, in an abandoned thread; the PID stays registered until then
-        with _lock:
-            _own_pids.discard(process.pid)
+        forget_child(process.pid)
 
 
 def _kill_session(pid: int) -> None:

@@ -40,7 +40,12 @@ def spread(
                 done.put((index, error))
 
     for number in range(min(workers, len(items))):
-        threading.Thread(target=work, name=f"capture-{number}", daemon=True).start()
+        try:
+            threading.Thread(target=work, name=f"capture-{number}", daemon=True).start()
+        except RuntimeError as error:  # the limit of processes is used up: fewer workers do, and none is said
+            if number == 0:
+                return [error] * len(items)
+            break
     results: list[T | Exception | None] = [None] * len(items)
     for _ in items:
         try:

@@ -31,8 +31,13 @@ def main(words: Sequence[str]) -> int:
             msgspec.json.format(msgspec.json.encode(_data(examination, options.pid, redactor)), indent=2) + b"\n"
         )
     else:
-        sys.stdout.write("\n".join(redactor.text(line) for line in _lines(examination, options.pid)) + "\n")
+        sys.stdout.write("\n".join(_clean(redactor.text(line)) for line in _lines(examination, options.pid)) + "\n")
     return examination.answer.exit_code
+
+
+def _clean(line: str) -> str:
+    """Return a line without control signs that the names of processes, threads and files may hold; its indentation stays."""
+    return " " * (len(line) - len(line.lstrip(" "))) + clean_line(line)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return _watch(words)
     except WatchError as error:
-        sys.stderr.write(f"unsloth-watch: {error}\n")
+        from unsloth_watch.tell.console import clean_line  # noqa: PLC0415 - only for words that may quote names of files
+
+        sys.stderr.write(f"unsloth-watch: {clean_line(str(error))}\n")
         return error.exit_code
     except Exception:  # a defect of ours: the traceback is for its report, and the guardian ends the job with us
         import traceback  # noqa: PLC0415
@@ -102,8 +105,11 @@ def _watch(words: list[str]) -> int:
         launch.discard()
         raise
     # The command runs. From here on there is time to import.
+    gc.disable()  # all of this stays: to look through it while it comes, and ever after, takes 2 ms and dirties its pages
     from unsloth_watch.supervise.run import begin  # noqa: PLC0415
 
+    gc.freeze()
+    gc.enable()
     run = begin(launch, started)
     status = run.supervise()
     ending = run.job.ending

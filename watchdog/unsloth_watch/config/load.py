@@ -132,7 +132,7 @@ def _read_environment(environment: Mapping[str, str]) -> Layer:
         option = known.get(variable)
         if option is None:
             near = nearest(variable[14:], [option.name for option in known.values()])
-            hint = f"; did you mean {BY_NAME[near].variable}?" if near else ""
+            hint = f"; did you mean {BY_NAME[near].variable}?" if near else "."
             raise ConfigError(f"environment variable {variable} is not a setting{hint} Unset it, or see unsloth-watch --help")
         _store(layer, option, value, variable, ConfigError)
     return layer

@@ -210,6 +210,8 @@ def _measure(history: tuple[Tick, ...], now: Tick, window_s: float) -> Effort:
     kind, detail = _classify(
         history, now, window_s, is_computing=is_computing, core=core, busiest=busiest, faults=faults, volume=volume
     )
+    if kind is Kind.COMPUTING and share < LEAST_SHARE:
+        detail = f"{detail}, where a thread gets {mean:.0%} of one at present"
     return Effort(kind, core, busiest, faults, volume, calls, wakeups, seconds, detail, share, crowding)
 
 

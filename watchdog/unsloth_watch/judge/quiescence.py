@@ -116,7 +116,8 @@ def _tell_steps(argument: Trace, now: Scene) -> Iterator[str]:
 def _source(step: Step, now: Scene) -> str:
     """Return the file that a step was read from."""
     thread = now.threads[step.key]
-    return thread.frames[0].file if step.is_pulse and thread.frames else f"/proc/{step.key[0]}/task/{step.key[1]}/syscall"
+    own = next((frame for frame in thread.frames if not frame.is_native and not frame.file.endswith("/threading.py")), None)
+    return own.file if step.is_pulse and own is not None else f"/proc/{step.key[0]}/task/{step.key[1]}/syscall"
 
 
 def _find_change(before: Scene, now: Scene, argument: Trace, seconds: float) -> Doubt | None:

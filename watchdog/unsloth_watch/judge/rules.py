@@ -40,8 +40,11 @@ VOLUME_BYTES_PER_S = 4 * 1024 * 1024.0
 CONNECTION_BYTES_PER_S = 1024.0
 """Steady bytes in one direction of one TCP connection: a trickle of 3 kB/s is a download; a keep-alive moves some 10 B/s, telemetry
 of wandb's kind 4 KB every half minute, and one that is sent every two seconds 500 B/s each way."""
-CONNECTION_LEAK = 0.75
-"""The same as ``LEAK`` for connections: telemetry adds up to 500 B/s."""
+CONNECTION_LEAK = 0.65
+"""The same as ``LEAK`` for connections: telemetry adds up to 500 B/s. With the default timeout, bursts of any size then add up only
+where they are less than 10 s apart; metrics are sent every 10 s (mlflow) or 15 s (wandb)."""
+CONNECTION_REST_S = 2.0
+"""Seconds for which one look at connections may stand: the sensor asks the kernel every 1.9 s."""
 CONNECTION_BURST = 1 / 3
 """Share of a connection's quota that one look may add: a message of telemetry is one burst, a transfer shows in every look."""
 INSIDE_BYTES_PER_S = 64 * 1024.0

@@ -15,11 +15,10 @@ from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.model.sample import ConnectionSample
 from unsloth_watch.sense.inetdiag import InetDiag, Socket, format_address, plain_address
 
-REST = 1000.0
-"""Multiple of an answer's own CPU time that passes before the next question: a tenth of a percent of a core. The kernel lists all
-sockets of the host: 0.4 ms for 60 of them, 1.0 ms for 600, 8.5 ms for 6,000 (Linux 6.18)."""
-LONGEST_REST_S = 1.9
-"""Longest rest: the judge wants to see a flow three times within six seconds."""
+REST_S = 1.9
+"""Seconds from one question to the next: the judge wants to see a flow three times within six seconds, and takes looks that are
+rarer than its ticks for what they are. The kernel goes through all sockets of the host: 0.5 ms for 60 of them, 1.5 ms for 600
+(Linux 6.18), which every second would be as much as half of all other senses."""
 _CONNECTED = b"01"  # ESTABLISHED, as /proc/net/tcp prints it
 
 
@@ -27,16 +26,14 @@ class ConnectionReader:
     """Reads the job's connections.
 
     Args:
-        clock: CPU seconds of this process.
         monotonic: Monotonic seconds.
 
     Attributes:
         why: Why some connections are unknown, or all after an answer of None.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.thread_time, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.why: str | None = None
-        self._clock = clock
         self._monotonic = monotonic
         self._diag = InetDiag()
         self._namespaces: dict[ProcessRef, str | None] = {}
@@ -57,9 +54,8 @@ class ConnectionReader:
         now = self._monotonic()
         # Between two questions the last answer stands: counters only grow.
         if now >= self._next:
-            before = self._clock()
             self._newest = self._ask(sockets, wanted)
-            self._next = now + min(LONGEST_REST_S, REST * (self._clock() - before))
+            self._next = now + REST_S
         return self._newest
 
     def close(self) -> None:

@@ -22,7 +22,8 @@ MOST_DESCRIPTORS = 160
 """Descriptors looked at in one tick: 3 µs for one that is no file, 12 µs for one that is. A Torch process has 50 to 200, so a job
 of 20 processes is gone through in a quarter of a minute, for 0.1 % of a core."""
 ROUND_EVERY = 3
-"""Ticks between the beginnings of two rounds of the search: a new file shows so much later, and a small job costs a third."""
+"""Ticks between the beginnings of two rounds of the search: a new file shows so much later, and a small job costs a third. A file
+that stood still since the last look is looked at as rarely: most files of a job are logs of others and data that was read."""
 _SOCKET = "socket:["
 _GPU = re.compile(r"/dev/(?:nvidia\d|kfd$|dri/renderD|dxg$)")
 _NO_FILES = ("/dev/", "/proc/", "/sys/", "/memfd:", "/anon_hugepage", "/SYSV", "/dmabuf:", "/[")
@@ -44,8 +45,9 @@ class _Entry(msgspec.Struct, frozen=True):
 class FileReader:
     """Looks at the job's descriptors, at most so many a tick.
 
-    Descriptors known to be regular files come first, in turns of half the allowance; the rest goes to the search for new ones,
-    which goes round all descriptors of all processes and takes as many ticks as it needs.
+    Descriptors known to be regular files come first, in turns of half the allowance, one that stood still every ``round_every``
+    ticks. The rest goes to the search for new ones, which goes round all descriptors of all processes and takes as many ticks as it
+    needs.
 
     Args:
         most: Descriptors looked at in one tick.
@@ -58,6 +60,8 @@ class FileReader:
         self._since_round = round_every
         self._mounts = MountTable()
         self._entries: dict[tuple[ProcessRef, int], _Entry] = {}
+        self._tick = 0
+        self._resting: dict[tuple[ProcessRef, int], int] = {}
         self._sockets: dict[ProcessRef, dict[int, int]] = {}
         self._search: Iterator[tuple[ProcessRef, int]] = iter(())
         self._refs: tuple[ProcessRef, ...] = ()
@@ -79,11 +83,15 @@ class FileReader:
         self._holds_gpu = {ref: holds for ref, holds in self._holds_gpu.items() if ref in alive}
         self._unreadable &= alive
         self._gpu_seen &= alive
+        self._tick += 1
+        self._resting = {key: until for key, until in self._resting.items() if until > self._tick and key in self._entries}
         left = self._most
-        for key in list(self._entries)[: self._most // 2]:
+        for key in [key for key in self._entries if key not in self._resting][: self._most // 2]:
             # Taken out and put in again, so that the next ones come to the front: a round-robin without a cursor.
-            del self._entries[key]
+            before = self._entries.pop(key)
             self._look(*key)
+            if self._entries.get(key) == before:
+                self._resting[key] = self._tick + self._round_every
             left -= 1
         self._find_more(left, alive)
         if refs and alive == self._unreadable:

@@ -2,23 +2,25 @@
 
 Spoken here in some lines rather than through pyroute2 0.9.7, which takes 139 ms and 24 MB to import and 129 ms for this question
 where these lines take 5 (3,300 sockets).
-The layouts are kernel ABI: ``inet_diag_req_v2``, ``inet_diag_msg`` and ``tcp_info`` of ``linux/inet_diag.h`` and ``linux/tcp.h``.
+The layouts are kernel ABI: ``inet_diag_req``, ``inet_diag_msg`` and ``tcp_info`` of ``linux/inet_diag.h`` and ``linux/tcp.h``.
+
+The older of its two questions is asked, as it is answered for both families in one walk through the table of the host. The walk is
+what costs: a large host has half a million rows, most of them empty; 0.30 ms instead of 0.52 for 262,144 rows and two sockets.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
 
 # The C half of ``socket``, as in ``heartbeat``: the Python half is not imported for what is not used here.
-from _socket import AF_INET, AF_INET6, AF_NETLINK, IPPROTO_TCP, SO_RCVTIMEO, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, inet_ntop, socket
+from _socket import AF_INET, AF_INET6, AF_NETLINK, SO_RCVTIMEO, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, inet_ntop, socket
 from collections.abc import Container
 
 import msgspec
 
 _NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
+_TCPDIAG_GETSOCK = 18
 _REQUEST_DUMP = 0x001 | 0x300  # NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
 _ERROR, _DONE = 2, 3
 _INFO = 2
@@ -66,30 +68,25 @@ class InetDiag:
         Raises:
             OSError: The kernel has no ``inet_diag``, or refuses.
         """
-        return [found for family in (AF_INET, AF_INET6) for found in self._dump(family, wanted)]
+        if self._socket is None:
+            self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
+            self._socket.setsockopt(SOL_SOCKET, SO_RCVTIMEO, struct.pack("@ll", _LIMIT_S, 0))
+        self._sequence += 1
+        request = struct.pack("=BBBB48xII", AF_INET, 0, 0, 1 << (_INFO - 1), _STATES, 0)
+        header = struct.pack("=IHHII", 16 + len(request), _TCPDIAG_GETSOCK, _REQUEST_DUMP, self._sequence, 0)
+        try:
+            self._socket.send(header + request)
+            return self._receive(wanted)
+        except OSError:
+            # What is left of an answer would be taken for the next one's.
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the netlink socket."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-
-    def _dump(self, family: int, wanted: Container[int]) -> list[Socket]:
-        if self._socket is None:
-            self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, _NETLINK_SOCK_DIAG)
-            self._socket.setsockopt(SOL_SOCKET, SO_RCVTIMEO, struct.pack("@ll", _LIMIT_S, 0))
-        self._sequence += 1
-        request = struct.pack("=BBBBI48x", family, IPPROTO_TCP, 1 << (_INFO - 1), 0, _STATES)
-        header = struct.pack("=IHHII", 16 + len(request), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, self._sequence, 0)
-        try:
-            self._socket.send(header + request)
-            return self._receive(wanted)
-        except OSError as error:
-            # What is left of an answer would be taken for the next one's.
-            self.close()
-            if family == AF_INET6 and error.errno in (errno.EINVAL, errno.ENOENT):
-                return []  # a kernel without IPv6
-            raise
 
     def _receive(self, wanted: Container[int]) -> list[Socket]:
         assert self._socket is not None

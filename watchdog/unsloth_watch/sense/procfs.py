@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from unsloth_watch.model.process import ProcessRef, ProcessSample
 from unsloth_watch.sense.stat import Stat, descriptor_share, read_once
 
@@ -19,30 +21,48 @@ MOST_THREADS = 64
 STATES_EVERY = 4
 """Thread states of a process with 2 to ``MOST_THREADS`` threads are read every so many ticks."""
 STATES_RARELY = 32
-"""The same for processes with more threads, of which the first ``MOST_THREADS`` · 8 are read."""
+"""The same for processes with more threads, of which the first ``MOST_THREADS`` · 8 are read, and for those that used no CPU since:
+nobody in them wanted to run."""
+DETAILS_EVERY = 4
+"""Ticks from one turn of a process to the next: then all is read, whether or not it did anything."""
+DETAILS_RARELY = 16
+"""The same in a job of more than ``FULL_DETAIL`` processes; those whose ``stat`` or ``io`` has changed wait ``DETAILS_EVERY``."""
 FULL_DETAIL = 128
-"""Up to so many processes ``io`` and ``status`` are read every tick; beyond, each has its turn every ``STATES_EVERY`` ticks."""
+"""Up to so many processes ``io`` is read every tick, ``status`` where it or the stat line has changed; beyond, in turns alone."""
 _IO_FIELDS = [b"rchar:", b"wchar:", b"syscr:", b"syscw:", b"read_bytes:", b"write_bytes:"]
 
 
 class _Kept:
     """Descriptors of one process, opened when first needed; -1 where one is not open, or refused. And what was read last."""
 
-    __slots__ = ("io", "line", "pid", "sample", "stat", "status")
+    __slots__ = ("counters", "io", "line", "looked_at", "pid", "sample", "stat", "status")
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         self.io = self.status = -1
-        self.line = b""
+        self.line = self.counters = b""
+        self.looked_at: tuple[bytes, bytes] | None = None
         self.sample: ProcessSample | None = None
 
-    def open_details(self) -> None:
-        """Open what is not open yet."""
+    def read_counters(self) -> bytes:
+        """Return the text of ``/proc/PID/io``, empty where this user may not read it (another uid, a set-uid program).
+
+        Opens what is not open yet, ``status`` included.
+
+        Raises:
+            ProcessLookupError: The process is gone.
+        """
         if self.io < 0:
             self.io = _open_or_refused(f"/proc/{self.pid}/io")
         if self.status < 0:
             self.status = _open_or_refused(f"/proc/{self.pid}/status")
+        try:
+            return os.pread(self.io, 512, 0) if self.io >= 0 else b""
+        except ProcessLookupError:
+            raise
+        except OSError:
+            return b""
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -63,9 +83,10 @@ class ProcessReader:
     """Reads processes, tick by tick.
 
     Dear things are read in turns. Thread states cost 8 µs a thread: a process with one thread always has them, one with up to
-    ``MOST_THREADS`` every ``STATES_EVERY`` ticks, one with more every ``STATES_RARELY``; in the other ticks they are None, which
-    means "not looked", as everywhere. In a job of more than ``FULL_DETAIL`` processes ``io`` and ``status`` have turns too; as
-    counters only grow, the other ticks repeat what the last turn read.
+    ``MOST_THREADS`` every ``STATES_EVERY`` ticks, one with more or without any CPU since every ``STATES_RARELY``; in the other
+    ticks they are None, which means "not looked", as everywhere. ``status`` of a process whose lines are the same as before waits
+    for its turn: it slept on, or woke for less than can be seen. In a job of more than ``FULL_DETAIL`` processes ``io`` and
+    ``status`` have turns alone; as counters only grow, the other ticks repeat what was read last.
 
     Args:
         most_kept: Processes whose descriptors may stay open; the rest is opened anew each time. None: a quarter of the soft limit
@@ -92,19 +113,24 @@ class ProcessReader:
         known = has_gpu or {}
         samples = []
         for ref in refs:
-            is_turn = is_small or (self._tick + ref.pid) % STATES_EVERY == 0
-            sample = self.read(ref, has_gpu=known.get(ref.pid), is_detailed=is_turn)
+            turn = self._tick + ref.pid
+            is_detailed = is_small or turn % DETAILS_EVERY == 0
+            is_due = turn % (DETAILS_EVERY if is_small else DETAILS_RARELY) == 0
+            sample = self.read(ref, has_gpu=known.get(ref.pid), is_detailed=is_detailed, is_due=is_due)
             if sample is not None:
                 samples.append(sample)
         return tuple(samples)
 
-    def read(self, ref: ProcessRef, *, has_gpu: bool | None = None, is_detailed: bool = True) -> ProcessSample | None:
+    def read(
+        self, ref: ProcessRef, *, has_gpu: bool | None = None, is_detailed: bool = True, is_due: bool = True
+    ) -> ProcessSample | None:
         """Return what /proc says of one process, or None where that process (not merely that PID) is gone.
 
         Args:
             ref: Whom to read.
             has_gpu: Passed through.
             is_detailed: Whether ``io`` and ``status`` are read too; else they are as last read, None if never.
+            is_due: Whether they are all read where ``stat`` and ``io`` are the same as before, too.
 
         Raises:
             OSError: /proc itself cannot be read.
@@ -114,24 +140,28 @@ class ProcessReader:
             if kept is None:
                 kept = _Kept(ref.pid)
             line = os.pread(kept.stat, 2048, 0)
-            if not is_detailed and line == kept.line and kept.sample is not None and kept.sample.has_gpu == has_gpu:
+            counters = kept.read_counters() if is_detailed else kept.counters
+            is_same = line == kept.line and counters == kept.counters and kept.sample is not None and kept.sample.has_gpu == has_gpu
+            if is_same and not (is_detailed and is_due):
                 return kept.sample
             stat = Stat(line)
             if stat.start_ticks != ref.start_ticks:
                 return None
             if len(self._kept) < self._most_kept:
                 self._kept[ref] = kept
-            sample = self._read_more(ref, stat, kept, has_gpu, is_detailed=is_detailed)
+            sample = self._read_more(ref, stat, kept, has_gpu, counters if is_detailed else None)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return None
         finally:
             if kept is not None and ref not in self._kept:
                 kept.close()
-        kept.line, kept.sample = line, sample
+        kept.line, kept.counters = line, counters
+        # The states of several threads are news once: what is repeated did not look at them.
+        kept.sample = sample if sample.threads <= 1 else msgspec.structs.replace(sample, thread_states=None)
         return sample
 
-    def _read_more(self, ref: ProcessRef, stat: Stat, kept: _Kept, has_gpu: bool | None, *, is_detailed: bool) -> ProcessSample:
-        """Return the sample of a process whose stat line was read.
+    def _read_more(self, ref: ProcessRef, stat: Stat, kept: _Kept, has_gpu: bool | None, counters: bytes | None) -> ProcessSample:
+        """Return the sample of a process whose stat line was read, with the text of ``io`` where its details are wanted.
 
         Raises:
             ProcessLookupError: It is gone meanwhile.
@@ -139,9 +169,8 @@ class ProcessReader:
         fields = stat.fields
         threads = int(fields[17])
         last = kept.sample
-        if is_detailed:
-            kept.open_details()
-            rchar, wchar, syscr, syscw, read_bytes, write_bytes = _read_io(kept.io)
+        if counters is not None:
+            rchar, wchar, syscr, syscw, read_bytes, write_bytes = _parse_counters(counters)
             vctx, nvctx = _read_switches(kept.status)
         elif last is not None:
             rchar, wchar, syscr, syscw = last.rchar, last.wchar, last.syscr, last.syscw
@@ -161,7 +190,7 @@ class ProcessReader:
             majflt=int(fields[9]),
             threads=threads,
             rss_bytes=int(fields[21]) * PAGE_BYTES,
-            thread_states=self._thread_states(ref.pid, threads, stat.state),
+            thread_states=self._thread_states(ref.pid, threads, stat, kept),
             vctx=vctx,
             nvctx=nvctx,
             rchar=rchar,
@@ -173,12 +202,15 @@ class ProcessReader:
             has_gpu=has_gpu,
         )
 
-    def _thread_states(self, pid: int, threads: int, state: str) -> dict[str, int] | None:
+    def _thread_states(self, pid: int, threads: int, stat: Stat, kept: _Kept) -> dict[str, int] | None:
         """Return the threads by state letter where it is this process's turn."""
         if threads <= 1:
-            return {state: 1}
-        if (self._tick + pid) % (STATES_EVERY if threads <= MOST_THREADS else STATES_RARELY):
+            return {stat.state: 1}
+        used = stat.fields[11], stat.fields[12]
+        is_rare = threads > MOST_THREADS or used == kept.looked_at
+        if (self._tick + pid) % (STATES_RARELY if is_rare else STATES_EVERY):
             return None
+        kept.looked_at = used
         return read_thread_states(pid, MOST_THREADS * 8)
 
     def close(self) -> None:
@@ -204,16 +236,9 @@ def read_thread_states(pid: int, most: int) -> dict[str, int] | None:
     return states or None
 
 
-def _read_io(descriptor: int) -> tuple[int | None, ...]:
-    """Return the six counters of ``/proc/PID/io``, all None where this user may not read them (another uid, a set-uid program)."""
-    if descriptor < 0:
-        return (None,) * 6
-    try:
-        words = os.pread(descriptor, 512, 0).split()
-    except ProcessLookupError:
-        raise
-    except OSError:
-        return (None,) * 6
+def _parse_counters(text: bytes) -> tuple[int | None, ...]:
+    """Return the six counters of ``/proc/PID/io``, all None where there is no text."""
+    words = text.split()
     # ``rchar: 1 wchar: 2 …``: in this order since 2.6.20, looked up by name all the same where a kernel thinks otherwise.
     if words[:12:2] == _IO_FIELDS:
         return tuple(map(int, words[1:12:2]))

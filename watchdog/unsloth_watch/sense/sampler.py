@@ -85,7 +85,7 @@ class Sampler:
         gap_s = self._measure_gap(at)
         self._degraded = []
         self._answered.clear()
-        refs = self._attempt("processes", self._tree.members)
+        refs = self._attempt("processes", lambda: self._tree.members(can_wait=True))
         files = processes = connections = None
         if refs is not None:
             # The files come first: they tell which process holds a GPU.

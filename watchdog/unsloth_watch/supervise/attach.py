@@ -11,7 +11,7 @@ import select
 from unsloth_watch.act.isolation import isolate
 from unsloth_watch.act.launch import Guardian, Started, become_subreaper
 from unsloth_watch.act.terminate import is_running
-from unsloth_watch.capture.deadline import own_pids
+from unsloth_watch.capture.children import own_pids
 from unsloth_watch.config.settings import Settings
 from unsloth_watch.errors import CannotLookError
 from unsloth_watch.model.process import ProcessRef

@@ -43,7 +43,7 @@ class Attendance:
 
             live = read_now(run, now)
             self._manager.status(str(run.chronicle.redactor.value(describe_now(live))), now)
-        if run.interrupts and self._asked_at is None:
+        if run.interrupts.is_ending and self._asked_at is None:
             self._asked_at = now
         if now - self._extended_at >= _EXTEND_EVERY_S and self._is_worth_waiting(run, now):
             self._extended_at = now

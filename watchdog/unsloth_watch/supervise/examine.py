@@ -9,7 +9,7 @@ import time
 import msgspec
 
 from unsloth_watch.capture.capture import survey
-from unsloth_watch.capture.deadline import own_pids
+from unsloth_watch.capture.children import own_pids
 from unsloth_watch.capture.look import looks
 from unsloth_watch.capture.permission import suggest_access
 from unsloth_watch.errors import CannotLookError
@@ -30,8 +30,8 @@ from unsloth_watch.sense.stat import read_stat
 from unsloth_watch.sense.tree import ProcessTree
 from unsloth_watch.supervise import clock
 from unsloth_watch.supervise.activity import describe_activity
+from unsloth_watch.supervise.findings import investigate
 from unsloth_watch.supervise.floors import open_floors
-from unsloth_watch.supervise.incident import investigate
 
 INTERVAL_S = 0.25
 _PASSING = frozenset(

@@ -7,7 +7,8 @@ import signal
 
 from unsloth_watch.act.launch import Exited, Guardian, Started, decode_status, reap_orphans
 from unsloth_watch.act.terminate import is_running
-from unsloth_watch.capture.deadline import is_spawning, own_pids
+from unsloth_watch.capture.children import is_spawning, own_pids
+from unsloth_watch.errors import LaunchError
 from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.sense.tree import ProcessTree
 from unsloth_watch.supervise import clock
@@ -45,6 +46,7 @@ class Job:
         began: Monotonic seconds of its start.
         ending: How it ended, None while it runs.
         has_lost_guardian: True once the guardian was found dead; said once by the caller.
+        has_woken_guardian: True once it was found stopped, and continued; said once by the caller.
         is_attached: Whether somebody else started it: it has no guardian, and outlives us.
     """
 
@@ -53,6 +55,7 @@ class Job:
         self.is_attached = False
         self.ending: Ending | None = None
         self.has_lost_guardian = False
+        self.has_woken_guardian = False
         self._adopt(launch.started)
         self.tree = self._grow_tree()
 
@@ -72,7 +75,14 @@ class Job:
             self.has_lost_guardian = False
             self.tree.close()
             self.tree = self._grow_tree()
-        self._adopt(self._launch.start(attempt, remedied))
+        try:
+            self._adopt(self._launch.start(attempt, remedied))
+        except LaunchError:
+            if not self.guardian.is_lost:
+                raise
+            # It was killed between our last look and this start: the command is not to blame.
+            self._launch.guardian = Guardian.spawn()
+            self._adopt(self._launch.start(attempt, remedied))
 
     def _adopt(self, started: Started | None) -> None:
         assert started is not None, "a job is made of a launch that started"
@@ -93,10 +103,24 @@ class Job:
             # A child of a capture that is being born has no number yet by which to leave it alone.
             if not is_spawning():
                 exits += reap_orphans(own_pids())
+        if self.guardian.wake():
+            self.has_woken_guardian = True
         for exited in exits:
             if exited.pid == self.root.pid and self.ending is None:
                 self.ending = Ending(exited.status)
+        if self.ending is None and self.has_lost_guardian and not is_spawning() and self._is_root_gone():
+            self.ending = Ending(None)
         return self.ending
+
+    def _is_root_gone(self) -> bool:
+        """Whether the command was reaped by a guardian that then died before it could tell us the status."""
+        try:
+            os.kill(self.root.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # it has changed its user
+            return False
+        return False
 
     def members(self) -> tuple[ProcessRef, ...]:
         """Return everybody of the job, zombies included."""

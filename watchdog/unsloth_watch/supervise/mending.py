@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from unsloth_watch.model.diagnosis import Remedy
 from unsloth_watch.supervise import clock
 from unsloth_watch.supervise.worker import Task
+from unsloth_watch.tell.incident import RemedyOutcome
 
 if TYPE_CHECKING:
     from unsloth_watch.act.live import Performed
@@ -28,13 +29,12 @@ class LiveRepair:
         run: The run.
         investigation: The incident.
         repair: What to do.
-        wake_fd: Written to when it is done.
 
     Attributes:
         is_told: Whether its result has been told, so that the judge's word counts from here.
     """
 
-    def __init__(self, run: Run, investigation: Investigation, repair: Repair, wake_fd: int) -> None:
+    def __init__(self, run: Run, investigation: Investigation, repair: Repair) -> None:
         from unsloth_watch.act.live import Room, perform  # noqa: PLC0415 - only after a hang
 
         self.is_told = False
@@ -49,7 +49,7 @@ class LiveRepair:
             quarantine_dir=os.path.join(run.launch.directory.path, "quarantine"),
             complain=run.chronicle.complain,
         )
-        self._task: Task[Performed] = Task(lambda: perform(repair, room), wake_fd)
+        self._task: Task[Performed] = Task(lambda: perform(repair, room), run.poller.wake_fd)
 
     @property
     def id(self) -> str:
@@ -117,8 +117,6 @@ class LiveRepair:
         self._note(why, worked=False)
 
     def _note(self, result: str, *, worked: bool | None = None) -> None:
-        from unsloth_watch.tell.incident import RemedyOutcome  # noqa: PLC0415 - only after a hang
-
         if worked is None:  # what came of it stands with the remedy
             self._investigation.note(f"live repair {self.id}: {result}")
         self._investigation.set_outcome(RemedyOutcome(self._remedy, self._is_applied, result, self._undo, worked))

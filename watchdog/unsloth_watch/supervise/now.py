@@ -42,8 +42,8 @@ def read_now(run: Run, now: float) -> LiveState:
         degraded=verdict.degraded if verdict is not None else (),
         status=run.launch.heartbeat.status,
         is_paused=run.is_paused,
-        is_ending=bool(run.interrupts),
-        restarts=run.history.restarts,
+        is_ending=run.interrupts.is_ending,
+        restarts=run.relaunch.history.restarts,
         incidents=len(run.chronicle.record.incidents),
-        next_attempt_s=round(max(0.0, run.restart_at - now), 3) if run.phase is Phase.WAITING else None,
+        next_attempt_s=round(max(0.0, run.relaunch.at - now), 3) if run.phase is Phase.WAITING else None,
     )

@@ -12,8 +12,9 @@ from unsloth_watch.errors import WatchError
 from unsloth_watch.supervise import clock
 from unsloth_watch.supervise.control import Request
 from unsloth_watch.supervise.now import read_now
-from unsloth_watch.supervise.phase import Phase
+from unsloth_watch.supervise.phase import WATCHED, Phase
 from unsloth_watch.supervise.reload import reload_settings
+from unsloth_watch.supervise.shutdown import RESTART
 
 if TYPE_CHECKING:
     from unsloth_watch.supervise.run import Run
@@ -38,32 +39,42 @@ def _show(run: Run, _request: Request) -> Answer:
 
 def _stop(run: Run, request: Request) -> Answer:
     if request.fields.get("force") == "yes" and not run.job.is_attached and run.phase is not Phase.WAITING:
-        run.end_by_order(clock.monotonic())
+        _end(run)
     else:
-        run.receive(signal.SIGTERM)
+        run.interrupts.receive(signal.SIGTERM)
     return _accept()
 
 
+def _end(run: Run) -> None:
+    """End the job and the run: SIGINT, SIGTERM and SIGKILL with the grace period between them."""
+    run.interrupts.asked.append(signal.SIGTERM)
+    if run.phase in WATCHED:
+        run.response.abandon()
+        run.terminate("stop asked for", clock.monotonic())
+
+
 def _restart(run: Run, _request: Request) -> Answer:
-    if run.interrupts:
+    """End the attempt that runs, and start the next at once; no remedy is applied and no limit counts it."""
+    if run.interrupts.is_ending:
         return _refuse("ending was asked for")
     if run.phase is Phase.WAITING:
-        run.restart_at = clock.monotonic()
+        run.relaunch.at = clock.monotonic()
         return _accept(attempt=run.attempt + 1)
     if run.phase is Phase.TERMINATING:
         return _refuse(f"attempt {run.attempt} is being ended already")
-    run.restart_by_order(clock.monotonic())
+    run.response.abandon()
+    run.terminate(RESTART, clock.monotonic())
     return _accept(attempt=run.attempt + 1)
 
 
 def _capture(run: Run, _request: Request) -> Answer:
-    if run.phase is Phase.CAPTURING or run.asked_for is not None:
+    if run.phase is Phase.CAPTURING or run.response.asked_for is not None:
         return _refuse("evidence is being taken already")
     if run.phase is not Phase.RUNNING:
         return _refuse(f"there is nobody to look at: the run is {run.phase.value}")
     if run.watch is None or run.watch.verdict is None:
         return _refuse("the first sample has not been taken yet; try again in a second")
-    number = run.capture_by_order(clock.monotonic())
+    number = run.response.request(clock.monotonic())
     return _accept(incident=number, directory=run.launch.directory.incident(number))
 
 

@@ -22,6 +22,9 @@ class Phase(str, enum.Enum):
     """The outcome is known."""
 
 
+WATCHED = (Phase.RUNNING, Phase.CAPTURING, Phase.REPAIRING)
+"""Phases in which the command runs and is judged."""
+
 _MOVES: dict[Phase, frozenset[Phase]] = {
     Phase.RUNNING: frozenset({Phase.CAPTURING, Phase.TERMINATING, Phase.WAITING, Phase.FINISHED}),
     Phase.CAPTURING: frozenset({Phase.RUNNING, Phase.REPAIRING, Phase.TERMINATING, Phase.WAITING, Phase.FINISHED}),

@@ -14,6 +14,8 @@ from unsloth_watch.supervise.control import NAME, Request
 _ANSWER_S = 10.0
 """Longest wait for an answer: a loop goes round once a second, and its longest own pause is some seconds."""
 
+_OVER = "{}: no supervisor answers; this run is over"
+
 
 class NotRunningError(WatchError):
     """No supervisor answers for this run: it has ended or was killed."""
@@ -43,11 +45,15 @@ def ask(directory: str, verb: str, **fields: str) -> dict[str, object]:
             channel.sendall(msgspec.json.encode(Request(verb, fields)) + b"\n")
             answer = _receive(channel)
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            raise NotRunningError(f"{directory}: no supervisor answers; this run is over") from None
+            raise NotRunningError(_OVER.format(directory)) from None
+        except BrokenPipeError:
+            answer = b""
         except BlockingIOError:
             raise WatchError(f"{directory}: the supervisor does not answer for {_ANSWER_S:g} s; is it stopped?") from None
         except OSError as error:
             raise WatchError(f"{directory}: cannot ask the supervisor ({error.strerror or error})") from None
+    if not answer and not os.path.lexists(os.path.join(directory, NAME)):  # it ended before our turn came
+        raise NotRunningError(_OVER.format(directory))
     if not answer:
         raise WatchError(f"{directory}: the supervisor hung up; it answers its own user (and root) only")
     found: dict[str, object] = msgspec.json.decode(answer, type=dict)

@@ -100,6 +100,8 @@ class Watch:
             self._chronicle.event("gpu.fault", device=index, uuid=uuid, xid=number, meaning=describe_xid(number))
         if self._job.has_lost_guardian:
             self._tell_fault("guardian", "the guardian process is gone; the job goes on under the supervisor itself")
+        if self._job.has_woken_guardian:
+            self._tell_fault("guardian", "somebody had stopped the guardian process; it was continued")
         self._chronicle.sample(sample)
         self._recent.append(sample)
         before, phase = self.verdict, self.memory.phase

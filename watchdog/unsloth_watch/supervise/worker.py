@@ -24,7 +24,11 @@ class Task(Generic[T]):
         self._result: T
         self._error: BaseException | None = None
         self._done = threading.Event()
-        threading.Thread(target=self._run, name="unsloth-watch task", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="unsloth-watch task", daemon=True).start()
+        except RuntimeError as error:  # the job has used up all processes of this user or control group: no fault of ours
+            self._error = error
+            self._done.set()
 
     def _run(self) -> None:
         try:

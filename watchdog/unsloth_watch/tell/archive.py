@@ -9,9 +9,11 @@ import msgspec
 
 from unsloth_watch.model.evidence import Evidence
 from unsloth_watch.tell.atomic import write_atomically
-from unsloth_watch.tell.incident import Incident, build_report, select_variables
+from unsloth_watch.tell.incident import Incident
 from unsloth_watch.tell.lines import encode_line
+from unsloth_watch.tell.markup import flatten_lines
 from unsloth_watch.tell.redact import Redactor
+from unsloth_watch.tell.report import build_report, select_variables
 from unsloth_watch.tell.stacks import render_stacks
 
 
@@ -39,7 +41,7 @@ def write_evidence(directory: str, evidence: Evidence, redactor: Redactor) -> li
     """Write ``stacks/`` and ``evidence/``: possible as soon as the capture is done, before anybody knows why."""
     troubles: list[str] = []
     for process in evidence.processes:
-        text = redactor.text(render_stacks(process))
+        text = flatten_lines(redactor.text(render_stacks(process)))
         troubles += _write(os.path.join(directory, "stacks"), f"{process.ref.pid}.txt", text.encode("utf-8", "backslashreplace"))
     return troubles + _write(
         os.path.join(directory, "evidence"), "evidence.json", _pretty(redactor.value(_without_private(evidence)))

@@ -88,6 +88,21 @@ def find_temporary_base(environment: Mapping[str, str]) -> str:
     return os.path.join(environment.get("TMPDIR") or "/tmp", f"unsloth-watch-{os.getuid()}", "runs")  # noqa: S108 - checked below
 
 
+def make_private(path: str) -> None:
+    """Make a directory and what is missing above it with mode 0700, whatever the umask; one that is there stays as it is.
+
+    Only while this process has a single thread: the umask belongs to all of them.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    mask = os.umask(0o077)  # not makedirs' mode: that counts for the last directory only
+    try:
+        os.makedirs(path, exist_ok=True)
+    finally:
+        os.umask(mask)
+
+
 def claim_temporary_base(base: str) -> None:
     """Make sure that a directory in a place where everybody may write is ours, and make it where it is missing.
 
@@ -96,7 +111,7 @@ def claim_temporary_base(base: str) -> None:
     """
     top = os.path.dirname(base)
     try:
-        os.makedirs(top, mode=0o700, exist_ok=True)
+        make_private(top)
         status = os.lstat(top)
     except OSError as error:
         raise _explain(top, error) from error
@@ -126,7 +141,7 @@ def create_run_directory(base: str, name: str, wall: Callable[[], float]) -> Run
     base = os.path.abspath(base)
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(wall()))
     try:
-        os.makedirs(base, mode=0o700, exist_ok=True)
+        make_private(base)
         for _ in range(_ATTEMPTS):
             path = os.path.join(base, f"{stamp}-{clean_name(name)}-{os.urandom(2).hex()}")
             try:
@@ -147,7 +162,7 @@ def use_run_directory(path: str) -> RunDirectory:
     """
     path = os.path.abspath(path)
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_private(path)
         if os.path.lexists(os.path.join(path, "run.json")):
             raise RunDirectoryError(f"{path} holds the records of another run; choose another --run-dir or remove it")
         probe = os.path.join(path, f".probe-{os.getpid()}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from unsloth_watch.tell.devices import tabulate_devices
 from unsloth_watch.tell.graph import make_picture, tell_picture
+from unsloth_watch.tell.markup import code, escape, fence, flatten, flatten_lines, spare_mentions
 from unsloth_watch.tell.moment import format_duration
 from unsloth_watch.tell.quantity import format_quantity
 from unsloth_watch.tell.story import (
@@ -46,12 +46,6 @@ FRAMES = 30
 """Frames of a stack that a Markdown report shows; the whole is in ``stacks/`` and in the HTML."""
 ROWS = 30
 """Rows of a table."""
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~&$])")
-_MENTION = re.compile(r"@(?=[A-Za-z0-9])")
-_BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-
-
-_BREAKS_IN_LINE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 def render_markdown(report: Report) -> str:
@@ -63,39 +57,6 @@ def render_markdown(report: Report) -> str:
     return "\n".join(_list_lines(report)) + "\n"
 
 
-def escape(text: object) -> str:
-    """Return foreign prose as one line that Markdown, HTML and GitHub's mentions leave alone."""
-    plain = _SPECIAL.sub(_escape_sign, _BREAKS.sub(" ", str(text)))
-    return _spare_mentions(plain)
-
-
-def _spare_mentions(text: str) -> str:
-    """Put a word joiner after each @, so that nobody is notified."""
-    return _MENTION.sub("@\u2060", text)
-
-
-def _escape_sign(match: re.Match[str]) -> str:
-    entities = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-    return entities.get(match.group(), "\\" + match.group())
-
-
-def code(text: object, *, is_cell: bool = False) -> str:
-    """Return foreign text as code on one line; in a table cell no pipe of it ends the cell."""
-    plain = _BREAKS.sub(" ", str(text)) or " "
-    if is_cell and "|" in plain:
-        # ``\\|`` splits a cell after an escaped backslash, so that no escape of a pipe is safe in a span: entities are.
-        return "<code>" + "".join(sign if sign.isalnum() or sign == " " else f"&#{ord(sign)};" for sign in plain) + "</code>"
-    fence = "`" * (_longest_run(plain) + 1)
-    pad = " " if plain.startswith("`") or plain.endswith("`") else ""
-    return f"{fence}{pad}{plain}{pad}{fence}"
-
-
-def fence(text: str, language: str = "text") -> str:
-    """Return foreign text as a fenced block that it cannot leave."""
-    marks = "`" * max(3, _longest_run(text) + 1)
-    return f"{marks}{language}\n{text}\n{marks}"
-
-
 def _clip(text: str, part: str) -> str:
     limit = LIMITS[part]
     return text if len(text) <= limit else text[:limit] + " …"
@@ -104,10 +65,6 @@ def _clip(text: str, part: str) -> str:
 def _clip_front(text: str, part: str) -> str:
     limit = LIMITS[part]
     return text if len(text) <= limit else "… " + text[-limit:]
-
-
-def _longest_run(text: str) -> int:
-    return max((len(run) for run in re.findall(r"`+", text)), default=0)
 
 
 def _list_lines(report: Report) -> Iterator[str]:
@@ -240,7 +197,7 @@ def _list_waits(report: Report) -> Iterator[str]:
     yield ""
     picture = make_picture(report["waits"])
     if picture.boxes:
-        yield fence(_clip(_BREAKS_IN_LINE.sub(" ", tell_picture(picture)), "graph"))
+        yield fence(_clip(flatten_lines(tell_picture(picture)), "graph"))
         yield ""
     yield from _table(("Waits", "For"), [(escape(who), escape(_clip(whom, "cell"))) for who, whom in rows[:ROWS]])
     if len(rows) > ROWS:
@@ -258,7 +215,7 @@ def _list_processes(processes: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
     if len(processes) > ROWS:
         lines.append(f"… and {len(processes) - ROWS} more in report.json")
-    yield from _fold(f"Processes ({len(processes)})", fence("\n".join(_BREAKS.sub(" ", line) for line in lines)))
+    yield from _fold(f"Processes ({len(processes)})", fence("\n".join(flatten(line) for line in lines)))
 
 
 def _list_signals(signals: Mapping[str, Any]) -> Iterator[str]:
@@ -303,7 +260,7 @@ def _list_environment(report: Report) -> Iterator[str]:
         blocks += ["# variables", *(f"{name}={value}" for name, value in environment["variables"].items())]
     if environment["variables_left_out"]:
         blocks.append(f"# {environment['variables_left_out']} other variables are left out")
-    yield from _fold("Environment", fence(_clip("\n".join(_BREAKS.sub(" ", line) for line in blocks), "variables")))
+    yield from _fold("Environment", fence(_clip("\n".join(flatten(line) for line in blocks), "variables")))
     reproduce = report["reproduce"]
     lines = [
         f"cd {shlex.quote(reproduce['cwd'])}",
@@ -322,7 +279,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _fold(title: str, body: str) -> Iterator[str]:
     # Inside an HTML block Markdown's escapes would be shown: HTML's are right there.
-    yield f"<details><summary>{html.escape(_spare_mentions(title))}</summary>"
+    yield f"<details><summary>{html.escape(spare_mentions(title))}</summary>"
     yield ""
     yield body
     yield ""

@@ -10,8 +10,9 @@ import msgspec
 
 from unsloth_watch.tell.atomic import write_atomically
 from unsloth_watch.tell.html import render_html
-from unsloth_watch.tell.incident import SCHEMA
 from unsloth_watch.tell.markdown import render_markdown
+from unsloth_watch.tell.markup import flatten_lines
+from unsloth_watch.tell.report import SCHEMA
 
 
 def read_report(directory: str) -> dict[str, Any]:
@@ -37,7 +38,8 @@ def render_incident(directory: str) -> None:
     """
     report = read_report(directory)
     for name, text in (("report.md", render_markdown(report)), ("report.html", render_html(report))):
-        write_atomically(os.path.join(directory, name), text.encode("utf-8", "replace"))
+        # Also what stands in fences and code: a report is read in terminals too.
+        write_atomically(os.path.join(directory, name), flatten_lines(text).encode("utf-8", "replace"))
 
 
 def main(arguments: list[str]) -> int:

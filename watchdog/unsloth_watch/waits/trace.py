@@ -106,6 +106,7 @@ def _follow(start: Key, scene: Scene) -> list[Step] | Doubt:
             continue
         if scene.threads[key].is_pulse and scene.waits[key].kind is Class.TIMED:
             steps.append(Step(key, f"{_name(key, scene)} only sleeps and tells, for ever, as its source says", is_pulse=True))
+            # Whoever could tell it to end is a thread of its process, and a process comes into the argument with all its threads.
             continue
         is_private = scene.waits[key].kind is Class.MEMORY and not scene.waits[key].memory
         is_told = is_private and key[0] in spread
