@@ -67,6 +67,8 @@ U=$R/etc/systemd/system
 rm -rf "$U"; mkdir -p "$U"
 for name in $MASKED; do ln -s /dev/null "$U/$name.service"; done
 : > "$R/etc/fstab"
+# A boot empties /tmp, where this checkout may lie.
+mkdir -p "$R/etc/tmpfiles.d"; ln -sf /dev/null "$R/etc/tmpfiles.d/tmp.conf"
 echo 0123456789abcdef0123456789abcdef > "$R/etc/machine-id"
 printf '[Unit]\nRequires=systemd-journald.service dbus.socket\nAfter=systemd-journald.service dbus.socket\n' > "$U/trial.target"
 cd "$R"; mkdir -p old-root; pivot_root . old-root; cd /; umount -l /old-root

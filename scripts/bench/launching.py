@@ -3,7 +3,9 @@
 usage: python scripts/bench/launching.py [--runs 15] [--peers] [--seconds 30] [--json PATH]
 
 All launchers take turns in one run, so that they meet the same machine. The command is date(1): it prints the moment at which it
-runs. ``--peers`` builds an environment with torchrun first.
+runs. ``--peers`` builds the environments with torchrun and NVRx's ``ft_launcher`` first.
+
+Unset PYTHONDONTWRITEBYTECODE and PYTHONUNBUFFERED: a launcher that compiles itself anew at every start is not what users have.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from environments import python_of
 WATCH = str(Path(sys.executable).with_name("unsloth-watch"))
 DATE = ["date", "+%s.%N"]
 CHILDREN = 20
+PEERS = ("torchrun", "ft_launcher")
 
 
 def measure_launch(prefix: list[str], environment: dict[str, str]) -> tuple[float, float]:
@@ -77,7 +80,7 @@ def measure_steady(seconds: float, environment: dict[str, str]) -> dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=15)
-    parser.add_argument("--peers", action="store_true", help="also torchrun (builds its environment)")
+    parser.add_argument("--peers", action="store_true", help="also torchrun and ft_launcher (builds their environments)")
     parser.add_argument("--seconds", type=float, default=30, help="how long the steady state is watched")
     add_json_option(parser)
     options = parser.parse_args()
@@ -90,14 +93,24 @@ def main() -> None:
     if options.peers:
         torchrun = [str(python_of("base")), "-m", "torch.distributed.run"]
         launchers["torchrun"] = [*torchrun, "--nproc-per-node=1", "--no-python"]
+        # Without --standalone it waits for a rendezvous that nobody keeps.
+        ft_launcher = str(python_of("peers").with_name("ft_launcher"))
+        launchers["ft_launcher"] = [
+            ft_launcher,
+            "--standalone",
+            "--nnodes=1",
+            "--nproc-per-node=1",
+            "--max-restarts=0",
+            "--no-python",
+        ]
     with tempfile.TemporaryDirectory() as state:
         environment = {**os.environ, "XDG_STATE_HOME": state}
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in launchers}
         failed: dict[str, str] = {}
         for number in range(options.runs + 1):
             for name, prefix in launchers.items():
-                # It takes seconds: a third of the rounds is enough.
-                if name in failed or (name == "torchrun" and number % 3):
+                # They take seconds: a third of the rounds is enough.
+                if name in failed or (name in PEERS and number % 3):
                     continue
                 try:
                     measured = measure_launch(prefix, environment)

@@ -2,9 +2,9 @@
 
 usage: python scripts/bench/relaying.py [--runs 5] [--megabytes 512] [--json PATH]
 
-Throughput: a command that writes blocks of 64 KiB as fast as it can (``head`` of /dev/zero), read by us through the supervisor's
-standard output; once by itself, once with ``--capture inherit`` (the supervisor without its relay) and once relayed. Latency: a program
-prints the monotonic time twenty times a second, and we subtract on arrival. CPU is that of the supervisor and all its children.
+Throughput: a command that writes as fast as it can (``head`` of /dev/zero), read by us through the supervisor's standard output;
+once by itself, once with ``--capture inherit`` (the supervisor without its relay) and once relayed. Latency: a program prints the
+monotonic time twenty times a second, and we subtract on arrival. CPU is that of the supervisor and all its children.
 """
 
 from __future__ import annotations

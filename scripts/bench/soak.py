@@ -3,8 +3,8 @@
 usage: python scripts/bench/soak.py [--launches 200] [--parallel 2] [--seed 6] [--keep] [--json PATH]
        python scripts/bench/soak.py --one NUMBER      one launch of the schedule again, alone
 
-Counted, and 0 each: orphans (every launch runs below a subreaper of its own, so that whoever outlives the supervisor is found whatever
-it did to hide), lost or damaged lines, wrong exit codes, false kills, records that cannot be read, runs without an end.
+Counted, and 0 each: orphans (every launch runs below a subreaper of its own, so that whoever outlives the supervisor is found,
+whatever it did to hide), lost or damaged lines, wrong exit codes, false kills, records that cannot be read, runs without an end.
 """
 
 from __future__ import annotations
@@ -206,7 +206,10 @@ def run_one(seed: int, number: int, *, is_kept: bool) -> dict[str, Any]:
     found["number"] = number
     if any(found["counts"].values()) or is_kept:
         found["place"] = str(place)
-        print(f"{number}: {found['job']}, {', '.join(found['faults']) or 'no fault'}: {'; '.join(found['notes'])}; {place}", flush=True)
+        print(
+            f"{number}: {found['job']}, {', '.join(found['faults']) or 'no fault'}: {'; '.join(found['notes'])}; {place}",
+            flush=True,
+        )
     else:
         subprocess.run(["rm", "-rf", str(place)], check=True)
     return found

@@ -68,7 +68,8 @@ CHILDREN = SoakJob(
     """
 import subprocess
 for n in range(COUNT):
-    subprocess.run([sys.executable, "-I", "-S", "-c", f"import os; os.write(1, b'%06d ' % {n} + b'x' * {WIDTH} + b'\\\\n')"], check=True)
+    code = f"import os; os.write(1, b'%06d ' % {n} + b'x' * {WIDTH} + b'\\n')"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 sys.exit(3)
 """,
     30, 20, 3,

@@ -15,7 +15,7 @@ from unsloth_watch.supervise.request import ask
 from waiting import until
 from watched import PROGRAM, Watched
 
-FAST = ("--interval", "0.1s", "--stall-timeout", "2s", "--grace", "1s", "--cache", "keep")
+FAST = ("--interval", "0.1s", "--stall-timeout", "2s", "--grace", "0.5s", "--cache", "keep")
 
 # Hangs in its first attempt, deaf to INT and TERM, with a child that has left its session; goes on for a while in the second.
 HANGS_ONCE = """

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,15 +25,20 @@ PY_SPIES = {
     "stopped": "kill -STOP $$",
     "garbage": "head -c 300000 /dev/urandom",
     "endless": "exec cat /dev/zero",
-    "lying": "echo '[{\"pid\": \"x\"}]'",
+    "lying": 'echo \'[{"pid": "x"}]\'',
 }
 
 
 def interpreter(place: Path, script: str | None) -> list[str]:
-    """Return the words that start the supervisor with another py-spy beside its interpreter, where it is looked for first."""
+    """Return the words that start the supervisor in an environment with another py-spy beside its interpreter."""
     folder = place / "bin"
     folder.mkdir(parents=True)
-    (folder / "python").symlink_to(Path(sys.executable).resolve())
+    python = Path(sys.executable).resolve()
+    (place / "pyvenv.cfg").write_text(f"home = {python.parent}\n")
+    (folder / "python").symlink_to(python)
+    packages = place / "lib" / "python{}.{}".format(*sys.version_info)
+    packages.mkdir(parents=True)
+    (packages / "site-packages").symlink_to(sysconfig.get_path("purelib"))
     if script is not None:
         (folder / "py-spy").write_text(f"#!/bin/sh\n{script}\n")
         (folder / "py-spy").chmod(0o755)
@@ -40,9 +46,9 @@ def interpreter(place: Path, script: str | None) -> list[str]:
 
 
 def start(place: Path, script: str | None, *options: str) -> Faulted:
-    paths = os.pathsep.join(path for path in sys.path if path.endswith(("watchdog", "-packages")))
-    environment = {"PYTHONPATH": paths, "PATH": "/usr/bin:/bin"}
-    return Faulted(place, HANG, options=(*FAST, *options), environment=environment, program=interpreter(place, script))
+    return Faulted(
+        place, HANG, options=(*FAST, *options), environment={"PATH": "/usr/bin:/bin"}, program=interpreter(place, script)
+    )
 
 
 def watch_a_hang(place: Path, script: str | None) -> Faulted:

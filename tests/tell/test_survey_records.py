@@ -59,3 +59,21 @@ def test_merging_old_samples_keeps_all_surveys(tmp_path: Path) -> None:
     samples = list(read_samples(str(path)))
     assert len(samples) < 20
     assert sum(len(sample.surveys) for sample in samples) == 2
+
+
+@pytest.mark.parametrize("is_known_before", [True, False], ids=["known before", "learned between two surveys"])
+def test_a_secret_that_only_its_place_or_another_text_betrays_is_replaced_in_every_survey(
+    tmp_path: Path, *, is_known_before: bool
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    redactor = Redactor({})
+    log = SampleLog(str(path), redactor)
+    (survey, *_) = read("hang_abba", "quietword42")
+    if not is_known_before:
+        log.append(Sample(at=0.0, wall=0.0, processes=(), surveys=(survey,)))
+    assert "quietword42" not in redactor.text("--password quietword42")
+    log.append(Sample(at=1.0, wall=0.0, processes=(), surveys=(survey,)))
+    log.close()
+    *_, newest = path.read_text().splitlines()
+    assert "quietword42" not in newest
+    assert "abba" in newest

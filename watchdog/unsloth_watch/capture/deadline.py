@@ -166,7 +166,12 @@ def _run(argv: list[str], deadline_s: float, env: dict[str, str] | None, limit: 
     deadline = Deadline(deadline_s)
     with own_child(
         lambda: subprocess.Popen(
-            [*_leash(), *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env, start_new_session=True
+            [*_leash(), *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
         )
     ) as process:
         stdout, stderr, is_truncated, timed_out = _collect(process, deadline, limit)
@@ -177,8 +182,8 @@ def _run(argv: list[str], deadline_s: float, env: dict[str, str] | None, limit: 
 def _leash() -> tuple[str, ...]:
     """Return the words before a command that let it die with the supervisor, none where ``setpriv`` is missing.
 
-    The guardian does not see children of the supervisor itself, and a py-spy that waits for a process in D state would stay for ever.
-    The kernel sends the signal when the thread ends that started the child: the one in ``own_child``, which waits for it.
+    The guardian does not see children of the supervisor itself, and a py-spy that waits for a process in D state would stay
+    for ever. The kernel sends the signal when the thread ends that started the child: the one in ``own_child``, which waits for it.
     """
     found = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
     return (found, "--pdeathsig", "KILL", "--") if found else ()

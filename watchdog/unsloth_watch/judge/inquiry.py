@@ -50,6 +50,11 @@ class Inquiry(msgspec.Struct, frozen=True):
     moved_at: float = 0.0
     is_busy: bool = False
 
+    @property
+    def has_settled(self) -> bool:
+        """Whether the last surveys found the same against a proof, so that the next is in no hurry."""
+        return self.pause_s > _PAUSE_S
+
 
 def weigh_surveys(inquiry: Inquiry, sample: Sample, at: float, *, is_moving: bool, core: float | None) -> Inquiry:
     """Return the inquiry after a sample.

@@ -26,6 +26,7 @@ from unsloth_watch.sense.heartbeat import HeartbeatReader
 from unsloth_watch.sense.output import OutputReader
 from unsloth_watch.sense.sampler import Sampler
 from unsloth_watch.supervise import clock
+from unsloth_watch.supervise.allowance import Allowance
 from unsloth_watch.supervise.chronicle import Chronicle
 from unsloth_watch.supervise.floors import open_floors
 from unsloth_watch.supervise.job import Job
@@ -76,6 +77,8 @@ class Watch:
         self._is_renewed = False
         self._looking: Task[tuple[Look, ...]] | None = None
         self._surveying: Task[Evidence] | None = None
+        self._allowance = Allowance(clock.monotonic())
+        self._survey_began_cpu_s = 0.0
         self._sampler = Sampler(
             job.tree,
             self._read_output if relay is not None else None,
@@ -109,7 +112,10 @@ class Watch:
         self.verdict = verdict
         if self.memory.phase != phase:
             self._chronicle.event("phase.changed", phase=self.memory.phase, source="stack" if looks else "output")
-        if verdict.wants_survey and self._surveying is None:
+        # A job in doubt is surveyed whatever it costs, and so is one of which something new was seen.
+        is_urgent = verdict.state in _DOUBTFUL or not self.memory.inquiry.has_settled
+        may_survey = self._allowance.has_left(now) or is_urgent
+        if verdict.wants_survey and self._surveying is None and may_survey:
             self._surveying = self._take_survey()
         if verdict.wants_look and self._looking is None:
             self._looking = self._take_looks(verdict.looks)
@@ -178,6 +184,7 @@ class Watch:
         from unsloth_watch.capture.capture import survey  # noqa: PLC0415 - only for a job that rests
 
         members, root = self._job.members(), self._job.root
+        self._survey_began_cpu_s = clock.cpu()
         # Whatever a job of our own got from outside came through us: we still hold it.
         is_sealed = not self._job.is_attached
         return Task(lambda: survey(members, root, at=clock.monotonic(), clock=clock.monotonic, is_sealed=is_sealed), self._wake_fd)
@@ -186,6 +193,7 @@ class Watch:
         if self._surveying is None or not self._surveying.is_done:
             return ()
         task, self._surveying = self._surveying, None
+        self._allowance.take(clock.cpu() - self._survey_began_cpu_s)
         try:
             return (task.result(),)
         except Exception as error:  # without a survey there is no proof, only patience; the reason is in the events

@@ -98,6 +98,11 @@ class Redactor:
             if len(value) >= SHORTEST and is_secret(name, value):
                 self._learn(value, name_kind(name))
 
+    @property
+    def known(self) -> int:
+        """Number of secrets known by now: while it stands, a text that had none has none."""
+        return len(self._placeholders)
+
     def text(self, text: str) -> str:
         """Return ``text`` with every secret replaced."""
         if not self._may_hold_secret(text):

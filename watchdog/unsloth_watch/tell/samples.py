@@ -21,6 +21,8 @@ KEEP_EVERY = 10
 MAX_BYTES = 32 * 1024 * 1024
 """Size that the file never exceeds for longer than one sample; 20 processes at 1 Hz reach 12 MB after two days."""
 _READINGS_LIMIT = 200  # of a merged sample, newest kept
+_HARMLESS_LIMIT = 20_000  # texts without a secret that are remembered; 20 processes with 10 threads each have some hundreds
+_BETWEEN = "\n\0\n"  # no pattern reaches over it from one text to the next
 
 
 class _Place(msgspec.Struct):
@@ -56,6 +58,8 @@ class SampleLog:
         self._size = 0
         self._next_thinning: float | None = None
         self._paths: dict[str, str] = {}
+        self._harmless: set[str] = set()
+        self._known = 0
 
     def append(self, sample: Sample) -> bool:
         """Write one sample; False where the disk did not let us: the sample is lost, counted, and the next one is tried anew."""
@@ -100,8 +104,16 @@ class SampleLog:
 
     def _clean_survey(self, survey: Evidence) -> Evidence:
         """Return a survey without secrets; one secret becomes the same word in all of them, so that they still prove the same."""
-        text = msgspec.json.encode(survey).decode("utf-8", "replace")
-        return survey if self._redactor.text(text) == text else msgspec.convert(self._redactor.value(survey), Evidence)
+        # One survey is much like the next: a text is searched once. 128 kB of them (20 processes, 10 threads each) took 111 ms.
+        if self._known != self._redactor.known or len(self._harmless) > _HARMLESS_LIMIT:
+            self._harmless.clear()
+            self._known = self._redactor.known
+        fresh = {phrase for phrase in _list_phrases(msgspec.to_builtins(survey)) if phrase not in self._harmless}
+        text = _BETWEEN.join(fresh)
+        if self._redactor.text(text) != text:
+            return msgspec.convert(self._redactor.value(survey), Evidence)
+        self._harmless |= fresh
+        return survey
 
     def _clean_path(self, path: str) -> str:
         if path not in self._paths:
@@ -142,6 +154,23 @@ class SampleLog:
                 last = group[-1][1]
                 places.append(_Place(last.at, len(line), sum(place.merged for _, place in group), last.attempt))
         return places
+
+
+def _list_phrases(value: object) -> Iterator[str]:
+    """Yield all texts of plain data, each with what a secret is known by: the name beside it, the argument before it."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield f"{name}={item}" if isinstance(item, str) else str(name)
+            if not isinstance(item, str):
+                yield from _list_phrases(item)
+    elif isinstance(value, (list, tuple)):
+        if all(isinstance(item, str) for item in value):
+            yield " ".join(value)
+        else:
+            for item in value:
+                yield from _list_phrases(item)
 
 
 def read_samples(path: str) -> Iterator[Sample]:
