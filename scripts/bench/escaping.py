@@ -38,6 +38,7 @@ ESCAPES = {
     "wiped environment": "os.setsid()\n    if os.fork(): os._exit(0)\n    environment = {}",
     "deaf": "for n in set(range(1, 65)) - {9, 19, 32, 33}: signal.signal(n, signal.SIG_IGN)",
     "stopped": "open('ready', 'w').close(); os.kill(os.getpid(), 19)",
+    "1,000 children": "for _ in range(999):\n        if os.fork() == 0: break",
     "fork storm": (
         "for _ in range(6):\n        for _ in range(2):\n            if os.fork() == 0: os.setsid(); break\n        else: break"
     ),
@@ -157,6 +158,7 @@ def _is_alive(pid: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supervisord", metavar="PATH", default=shutil.which("supervisord"), help="where supervisord is")
+    parser.add_argument("--only", action="append", metavar="SUPERVISOR", help="try this one alone; may be given again")
     parser.add_argument("--one", nargs=3, metavar=("SUPERVISOR", "ESCAPE", "SIGNAL"), help="one trial alone, as JSON")
     add_json_option(parser)
     options = parser.parse_args()
@@ -168,6 +170,7 @@ def main() -> None:
     missing = []
     with tempfile.TemporaryDirectory() as scratch:
         known = write_commands(Path(scratch), ["true"], options.supervisord)
+    known = {name: words for name, words in known.items() if name in (options.only or known)}
     for supervisor, words in known.items():
         if words is None:
             missing.append(supervisor)

@@ -38,11 +38,13 @@ class LogOutlet(Outlet):
             return 0
         written = os.write(self._fd, data)
         self._size += written
+        self.is_failing = False
         return written
 
     def _fail(self, error: OSError) -> None:
         # Nobody but us decides over this file, so no error is for ever: a folder may be remade, space freed.
         self._note(f"{self.name}: {error.strerror}; trying again")
+        self.is_failing = True
         time.sleep(_RETRY_S)
 
     def _finish(self) -> None:

@@ -67,6 +67,7 @@ class Outlet:
         is_dead: Whether its reader is gone; everything is then thrown away.
         line_end: End of a line of our own: CR LF where the terminal is in raw mode.
         is_ended: Whether its writer thread is over, so that the descriptor may be closed.
+        is_failing: Whether the last write failed and is tried again.
         faults: One sentence a kind of fault, in the order of their first appearance.
     """
 
@@ -76,6 +77,7 @@ class Outlet:
         self.lost_bytes = 0
         self.is_dead = False
         self.is_ended = False
+        self.is_failing = False
         self.line_end = b"\n"
         self.faults: list[str] = []
         self._fd = fd

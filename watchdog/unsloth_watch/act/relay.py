@@ -35,6 +35,7 @@ _LARGEST_READ = 1 << 20
 _PATIENCE_S = 1.0  # an outlet without room for so long (its disk stands still) loses output instead of stopping the job
 _COALESCE_S = 0.002  # 10,000 unbuffered lines/s are 500 wake-ups a second; nobody sees 2 ms
 _COALESCE_BYTES = 16 << 10
+_FAILING_S = 1.1  # at the end, for a log whose disk is full or gone: two more tries
 _PTY_SETTLE_S = 0.02  # the kernel hands a terminal's last bytes over from a work queue, after the writer has ended
 
 
@@ -255,7 +256,10 @@ class Relay:
         self._voice.release_say(is_forced=True)
         outlets = self._all_outlets()
         seen, deadline = -1, time.monotonic() + timeout_s
-        while any(not outlet.is_dead and outlet.waiting_bytes() for outlet in outlets) and time.monotonic() < deadline:
+        given_up = time.monotonic() + _FAILING_S
+        while waiting := [outlet for outlet in outlets if not outlet.is_dead and outlet.waiting_bytes()]:
+            if time.monotonic() > (given_up if all(outlet.is_failing for outlet in waiting) else deadline):
+                break
             delivered = sum(outlet.delivered_bytes for outlet in outlets)
             if delivered != seen:
                 seen, deadline = delivered, time.monotonic() + timeout_s

@@ -227,6 +227,7 @@ class Run:
             self.chronicle.complain(str(error))
             self.finish("error", error.exit_code)
             return
+        self.launch.streams.take_keys()
         if self.relay is not None:
             self.relay.attach(self.launch.streams.relayed)
         elif self.launch.streams.relayed:  # the attempt before was attached to, and had its own output
@@ -270,6 +271,7 @@ class Run:
 def begin(launch: Launch, started: Started) -> Run:
     """Take over a run whose first attempt has been started."""
     assert started.pid > 0
+    launch.streams.take_keys()
     relay = start_relay(launch) if launch.streams.relayed else None
     launch.streams.hand_over()
     return Run(launch, relay)

@@ -73,6 +73,11 @@ class Streams:
         self.relayed.append((reader, target))
         return writer
 
+    def take_keys(self) -> None:
+        """Pass keys on from now; called before any output is relayed: a Ctrl-C in answer to it must find us listening."""
+        if self.terminal is not None:
+            self.terminal.start()
+
     def hand_over(self) -> None:
         """Let go of what the command got, so that its end is seen; called once it runs and its output is being relayed.
 
@@ -83,7 +88,6 @@ class Streams:
         self._given.clear()
         if self.terminal is not None:
             self.terminal.close_slave()
-            self.terminal.start()
 
     def abandon(self) -> None:
         """Close everything; after a launch that failed."""
