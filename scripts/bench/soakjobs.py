@@ -68,7 +68,7 @@ CHILDREN = SoakJob(
     """
 import subprocess
 for n in range(COUNT):
-    code = f"import os; os.write(1, b'%06d ' % {n} + b'x' * {WIDTH} + b'\\n')"
+    code = f"import os; os.write(1, b'%06d ' % {n} + b'x' * {WIDTH} + b'\\\\n')"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
 sys.exit(3)
 """,

@@ -10,6 +10,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -520,3 +521,15 @@ def test_the_pipe_is_read_to_its_end_when_the_command_closes_it(pipes):
     assert relay.finish(20)
     pipes.shut("our_out")
     assert read_to_end(pipes.seen_out) == b""
+
+
+def test_the_last_words_of_a_command_that_has_ended_are_in_the_tail_once_the_relay_has_settled(tmp_path: Path) -> None:
+    for number in range(30):
+        reader, writer = os.pipe()
+        relay = Relay.start([(reader, None)], spill_folder=str(tmp_path))
+        os.write(writer, b"Traceback\n")
+        subprocess.run(["sh", "-c", f"printf 'last words {number}'"], stdout=writer, check=True)
+        relay.settle(20)
+        assert relay.tail(1000).endswith(f"last words {number}".encode())
+        os.close(writer)
+        relay.finish(5)

@@ -29,6 +29,7 @@ TAIL_LIMIT = 256 << 10
 
 _F_SETPIPE_SZ = 1031
 _F_GETPIPE_SZ = 1032
+_FIONREAD = 0x541B  # as in ``termios``, which is 1 ms of import
 _PIPE_BYTES = 1 << 20  # the most that /proc/sys/fs/pipe-max-size lets anyone have; 2.5 times as fast as 64 KiB
 _SMALLEST_READ = 64 << 10
 _LARGEST_READ = 1 << 20
@@ -120,6 +121,13 @@ class _Source:
             self.read_size = _SMALLEST_READ
         return chunk
 
+    def has_more(self) -> bool:
+        """Whether the pipe or terminal holds bytes that are not yet read."""
+        try:
+            return bool(select.select([self.fd], [], [], 0)[0]) and fcntl.ioctl(self.fd, _FIONREAD, bytes(4)) != bytes(4)
+        except (OSError, ValueError):  # closed by the reader thread a moment ago
+            return False
+
     def capacity(self) -> int:
         """Most bytes that a command which has ended can have left behind."""
         try:
@@ -152,6 +160,7 @@ class Relay:
         self._sources: list[_Source] = []
         self._arriving: deque[_Source] = deque()
         self._is_finishing = False
+        self._turns = 0
         self._is_drained = Doorbell()
         self._wake, self._waker = os.pipe()
         os.set_blocking(self._wake, False)
@@ -238,6 +247,24 @@ class Relay:
         with self._lock:
             return self._tail.newest(size)
 
+    def settle(self, timeout_s: float) -> None:
+        """Wait until what an ended command left in its pipes is in the tail; its last words say why it ended.
+
+        Args:
+            timeout_s: Longest wait, seconds: a daemon that inherited the pipes may go on writing.
+        """
+        deadline = time.monotonic() + timeout_s
+        if any(source.is_terminal for source in tuple(self._sources)):
+            time.sleep(_PTY_SETTLE_S)
+        while time.monotonic() < deadline:
+            # A chunk that was taken from a pipe is in the tail when the turn that took it has ended.
+            turns, is_empty = self._turns, not any(source.has_more() for source in tuple(self._sources))
+            self._ring()
+            while self._turns == turns and time.monotonic() < deadline:
+                time.sleep(0.001)
+            if is_empty:
+                return
+
     def finish(self, timeout_s: float) -> bool:
         """Take what the pipes still hold, deliver it, and stop. Call it when the command has ended.
 
@@ -290,6 +317,7 @@ class Relay:
         while not self._is_finishing:
             try:
                 size = self._turn()
+                self._turns += 1
                 now = time.monotonic()
                 if 0 < size < _COALESCE_BYTES and now - last < 2 * _COALESCE_S:
                     time.sleep(_COALESCE_S)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _CRASH_TAIL_BYTES = 16 * 1024
 """Bytes at the end of the output in which a crash is looked for."""
+_SETTLE_S = 1.0
+"""Longest wait for the last words of a command that failed, seconds."""
 _RELEASE_TICK_S = 0.1
 """Seconds between looks whether the wait for GPU memory has come to its end; its own news comes sooner."""
 
@@ -96,6 +98,8 @@ class Relaunch:
         from unsloth_watch.supervise.crash import classify  # noqa: PLC0415 - only after a crash
 
         run = self._run
+        if run.relay is not None:
+            run.relay.settle(_SETTLE_S)
         tail = run.relay.tail(_CRASH_TAIL_BYTES).decode("utf-8", "replace") if run.relay is not None else ""
         crash = classify(code, signum, tail)
         decision = decide_after_crash(self.history, crash, max_restarts=run.settings.max_restarts, chance=draw_chance)
