@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unsloth_watch.capture.connections import parse_connections
 from unsloth_watch.capture.children import own_pids
+from unsloth_watch.capture.connections import parse_connections
 from unsloth_watch.capture.host import read_cgroup, read_host
 from unsloth_watch.capture.kernel import parse_record, read_kernel_log, select_lines
 from unsloth_watch.capture.permission import check_trace, explain_refusal
