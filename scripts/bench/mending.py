@@ -1,6 +1,6 @@
 """How well hangs are mended: runs hanging programs of the zoo under unsloth-watch, and says what became of each and what it cost.
 
-``python scripts/bench/mending.py --stall 6s --only 'hang_pipe*' --json out.json``
+``python scripts/bench/mending.py --stall 6 --only 'hang_pipe*' --json out.json``
 
 Each program runs twice: under unsloth-watch as it is, and under a **blind relauncher**, which is the same detection without any
 repair or remedy: ``--on-hang stop --no-live-repair``, and the unchanged command again, as often as unsloth-watch may.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -187,6 +188,26 @@ def test_what_does_not_fit_is_kept_and_given_back_in_order(cast: Cast) -> None:
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == pour(700_000)
     assert kept.stat().st_mode & 0o777 == 0o600
     assert cast.complaints == []
+
+
+def test_a_disk_that_is_full_before_all_is_kept_costs_no_byte_and_no_order(cast: Cast) -> None:
+    reader = READER.replace("print(hash", "data = child.stdout.read(); print(len(data), hash").replace("child.stdout.read())", "data)")
+    process = cast.start(reader, "700000")
+    child, fd = map(int, line_of(process).split())
+    target = Target(cast.ref(process.pid), os.readlink(f"/proc/{process.pid}/fd/{fd}"), fd, cast.ref(child), True)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_005, before[1]))
+    try:
+        until(lambda: cast.perform("relieve-pipe", target).changes)
+        until(lambda: cast.complaints)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "takes no more" in cast.complaints[0]
+    os.kill(child, signal.SIGKILL)  # it waits again, and the supervisor ends it
+    size, digest = line_of(process).decode().split()
+    assert 2_000_005 < int(size) < 7_000_000
+    assert digest == hashlib.sha256("".join(f"{n:09d}\n" for n in range(700_000))[: int(size)].encode()).hexdigest()
+    assert len(cast.complaints) == 1
 
 
 def test_nothing_is_taken_out_of_a_pipe_whose_reader_may_read_at_any_time(cast: Cast) -> None:

@@ -32,6 +32,20 @@ def test_an_import_path_is_put_in_front_of_what_is_there(tmp_path: Path):
     assert change.undo == "export PYTHONPATH='/mine:/job'"
 
 
+def test_what_undoes_a_change_can_be_typed_whatever_the_names_hold(tmp_path: Path):
+    place = tmp_path / "my models; rm"
+    remedy = Remedy("r", "why", "environment", environment={"NAME": "new"}, make_directories=(str(place / "a b"),))
+    made, changed = mend(tmp_path, remedy, {"NAME": "it's mine"}).changes
+    assert subprocess.run(["sh", "-c", made.undo], check=True, cwd=tmp_path).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+    shown = subprocess.run(["sh", "-c", f"{changed.undo}; printf %s \"$NAME\""], check=True, capture_output=True, text=True)
+    assert shown.stdout == "it's mine"
+    place.mkdir()
+    moved = quarantine(str(place), str(tmp_path / "quarantine"))
+    subprocess.run(["sh", "-c", moved.undo], check=True)
+    assert place.is_dir()
+
+
 @pytest.mark.parametrize(("value", "expected"), [(None, "/a"), ("", "/a"), ("/b", "/a:/b"), ("/b:", "/a:/b:"), ("/a", "/a")])
 def test_a_path_list_never_gains_an_empty_entry(value: str | None, expected: str):
     assert prepend("/a", value) == expected

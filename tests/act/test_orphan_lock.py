@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from unsloth_watch.act.change import MendError
-from unsloth_watch.act.orphanlock import doubt_place, find_mount, has_lived, release
+from unsloth_watch.act.orphanlock import doubt_place, find_mount, has_lived, release, set_aside
 from unsloth_watch.act.quarantine import read_manifest, restore
 
 pytestmark = pytest.mark.quick
@@ -94,6 +94,15 @@ def test_a_lock_of_another_host_or_one_just_made_stays(lock: Path, tmp_path: Pat
     with pytest.raises(MendError, match="just been made"):
         release(str(lock), str(tmp_path / "quarantine"))
     assert lock.exists()
+
+
+@pytest.mark.parametrize("words", ["1\nanother-host\n", f"{os.getpid()}\n"])
+def test_between_attempts_too_a_lock_that_names_a_possible_owner_stays(tmp_path: Path, words: str) -> None:
+    lock = tmp_path / "data.lock"
+    lock.write_text(words)
+    with pytest.raises(MendError, match="names the host|lives"):
+        set_aside(str(lock), str(tmp_path / "quarantine"))
+    assert lock.read_text() == words
 
 
 def test_a_flock_file_in_use_and_a_link_stay(lock: Path, tmp_path: Path) -> None:

@@ -166,3 +166,17 @@ def test_a_wrong_command_line_of_attach_is_a_usage_error(tmp_path: Path, words: 
     done = subprocess.run([*PROGRAM, "attach", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 64
     assert done.stderr.count("\n") == 1
+
+
+def test_an_order_to_stop_is_answered_lets_go_of_the_job_and_says_so(watched: Watched, begin: Begin) -> None:
+    job = begin("sleep", "600")
+    with attach(watched, job.pid, *FAST) as process:
+        until((watched.directory / "control").exists)
+        until((watched.directory / "run.json").exists)
+        words = [*PROGRAM, "stop", str(watched.directory)]
+        answer = subprocess.run(words, capture_output=True, text=True, check=False, env=watched.environment(), timeout=60)
+        _, err = process.communicate(timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    assert process.returncode == 143, err.decode()
+    assert job.poll() is None
+    assert watched.summary()["outcome"] == "interrupted"

@@ -292,6 +292,19 @@ def test_models_are_only_pruned_when_they_are_asked_for_and_then_as_a_whole(shel
     assert list(shelf.hub.iterdir()) == []
 
 
+def test_a_data_set_that_somebody_saved_among_the_cached_ones_stays(shelf: Shelf):
+    cached = shelf.cache / "huggingface" / "datasets" / "org___tiny" / "default" / "0.0.0" / "abc"
+    saved = shelf.cache / "huggingface" / "datasets" / "mine" / "train"  # as DatasetDict.save_to_disk writes it
+    for place, names in ((cached, ("dataset_info.json",)), (saved, ("dataset_info.json", "state.json"))):
+        place.mkdir(parents=True)
+        for name in (*names, "data.arrow"):
+            (place / name).write_bytes(bytes(4096))
+    age(shelf.cache, 40)
+    found = shelf.prune("--include", "datasets")
+    assert {Path(path).name: entry["action"] for path, entry in found.items()} == {"org___tiny": "deleted"}
+    assert (saved / "data.arrow").exists()
+
+
 def test_an_old_revision_goes_with_its_own_blobs_and_refs_and_leaves_the_shared_ones(shelf: Shelf):
     hub = Hub(shelf)
     old = hub.revision(OLD, ref="old", config="shared", weights="w1")

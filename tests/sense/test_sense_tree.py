@@ -243,3 +243,17 @@ def test_a_pid_given_to_somebody_else_is_no_member(start, tree_of):
     finally:
         stranger.communicate(b"\n")
         reader.close()
+
+
+def test_a_tree_that_was_closed_finds_everybody_again_although_they_are_no_newcomers(start, tree_of):
+    # With many threads a walk is dearer than a look for newcomers, and the host gives a number out meanwhile.
+    guardian = start(
+        f"import os, subprocess, threading\nfor _ in range(60): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        f"child = subprocess.Popen(['sleep', '600']); print(child.pid, flush=True)\ntry: {WAIT}\nfinally: child.kill()"
+    )
+    tree = tree_of(guardian.pid, has_anchors=True)
+    before = pids(tree)
+    assert before == {guardian.pid, *numbers(guardian.said)}
+    tree.close()
+    subprocess.run(["true"], check=True)
+    assert pids(tree) == before

@@ -231,3 +231,11 @@ def test_two_redactors_of_the_same_environment_number_alike() -> None:
     assert Redactor(environment).text("aaaa-1111-x bbbb-1111-x") == Redactor(dict(reversed(environment.items()))).text(
         "aaaa-1111-x bbbb-1111-x"
     )
+
+
+def test_a_secret_that_is_no_utf_8_is_found_in_every_way_to_read_it() -> None:
+    raw = b"p\xe4ssw0rd-of-latin-1"
+    redactor = Redactor({"DB_PASSWORD": raw.decode("utf-8", "surrogateescape")})
+    for errors in ("surrogateescape", "backslashreplace", "replace"):
+        assert redactor.text(f"login {raw.decode('utf-8', errors)} ok") == "login ‹password-1› ok"
+    assert redactor.text("redis://h/?p=p%E4ssw0rd-of-latin-1") == "redis://h/?p=‹password-1›"

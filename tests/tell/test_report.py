@@ -439,6 +439,15 @@ def test_a_bundle_holds_the_incident_and_no_links_owners_or_secrets(tmp_path: Pa
     assert all(member.isreg() and member.uid == 0 and not member.uname for member in members)
 
 
+def test_a_bundle_leaves_out_what_was_drained_from_a_pipe_of_the_job(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    kept = run / "incidents" / "01" / "kept" / "pipe-1-to-2-3.bytes"
+    kept.parent.mkdir()
+    kept.write_text("raw bytes of the job")
+    with tarfile.open(build_bundle(str(run), 1, Redactor(SECRETS))) as archive:
+        assert not any("kept" in name for name in archive.getnames())
+
+
 def test_a_bundle_without_a_redactor_leaves_the_output_out(tmp_path: Path) -> None:
     with tarfile.open(build_bundle(str(make_run(tmp_path)), 1)) as archive:
         assert "run-1-01/output.log" not in archive.getnames()

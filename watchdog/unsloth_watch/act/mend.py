@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
@@ -112,7 +113,8 @@ def _set(environment: dict[str, str], name: str, value: str | None) -> Iterable[
         del environment[name]
     else:
         environment[name] = value
-    return (Change(name, "environment", before, value, f"unset {name}" if before is None else f"export {name}='{before}'"),)
+    undo = f"unset {name}" if before is None else "export {}='{}'".format(name, before.replace("'", "'\\''"))
+    return (Change(name, "environment", before, value, undo),)
 
 
 def make_directory(path: str) -> tuple[Change, ...]:
@@ -131,4 +133,4 @@ def make_directory(path: str) -> tuple[Change, ...]:
         os.makedirs(path)
     finally:
         os.umask(mask)
-    return (Change(missing, "directory", None, path, f"rm -r {missing}"),)
+    return (Change(missing, "directory", None, path, f"rm -r {shlex.quote(missing)}"),)

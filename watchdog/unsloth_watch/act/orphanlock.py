@@ -43,7 +43,7 @@ def release(path: str, quarantine_dir: str) -> Change:
 
 
 def set_aside(path: str, quarantine_dir: str, *, keep: Iterable[str] = ()) -> Change:
-    """Move a regular file into the quarantine, unless a process has it open for writing; between attempts.
+    """Move a regular file into the quarantine, unless it names an owner or a process has it open for writing; between attempts.
 
     It may be a lock, and somebody else's job may have taken it since it was found to be an orphan.
 
@@ -58,6 +58,7 @@ def set_aside(path: str, quarantine_dir: str, *, keep: Iterable[str] = ()) -> Ch
     """
     with _turn_at(path):
         seen = _look_at(path)
+        _check_named(path, seen)
         _check_unused(path, seen)
         return _move(path, seen, quarantine_dir, keep)
 
@@ -101,14 +102,20 @@ def _check_owner(path: str, status: os.stat_result) -> None:
     doubt = doubt_place(*find_mount(os.path.realpath(path)), sees_all=os.readlink("/proc/self/ns/pid") == _FIRST_NAMESPACE)
     if doubt is not None:
         raise MendError(f"{path} stays: {doubt}")
+    owner = _check_named(path, status)
+    if owner is None and time.time() - status.st_mtime < _SETTLED_S:
+        raise MendError(f"{path} stays: it has only just been made")
+    _check_unused(path, status)
+
+
+def _check_named(path: str, status: os.stat_result) -> int | None:
+    """Return the PID that a file names, if it names one; raise where that lives or is of another host, and so cannot be asked."""
     owner, host = read_owner(path)
     if host is not None and host.partition("?")[0] != socket.gethostname():
         raise MendError(f"{path} stays: it names the host {host}")
     if owner is not None and has_lived(owner, status.st_mtime):
         raise MendError(f"{path} stays: its owner, PID {owner}, lives")
-    if owner is None and time.time() - status.st_mtime < _SETTLED_S:
-        raise MendError(f"{path} stays: it has only just been made")
-    _check_unused(path, status)
+    return owner
 
 
 def _move(path: str, seen: os.stat_result, quarantine_dir: str, keep: Iterable[str] = ()) -> Change:

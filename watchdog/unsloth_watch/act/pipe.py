@@ -172,6 +172,7 @@ class Drain:
         self.path = os.path.join(keep_dir, f"pipe-{writer.pid}-to-{reader.pid}-{name[6:-1]}.bytes")
         self.moved_at = time.monotonic()
         self.is_done = False
+        self._rest = b""
         self._fds: dict[str, int] = {}
         try:
             self._fds["writer"] = _hold(writer, name)
@@ -203,7 +204,8 @@ class Drain:
             try:
                 self._absorb()
             finally:
-                # Whatever happened, the reader goes on, and finds its oldest bytes first.
+                # Whatever happened, the reader goes on, and finds its oldest bytes first: also where the file could take no more.
+                self._take_rest()
                 self._close("out")
                 try:
                     offset = self._give_back(0, is_first=True)
@@ -219,11 +221,11 @@ class Drain:
             self._close()
 
     def _absorb(self) -> None:
-        """Take everything out of the pipe until its writer has ended, or its reader, or too much is kept."""
+        """Take everything out of the pipe until its writer has ended, or its reader; what the file does not take stays there."""
         poller = select.poll()
         for name in ("writer", "reader", "out"):
             poller.register(self._fds[name], select.POLLIN)
-        total = 0
+        total, is_polled = 0, True
         while True:
             ready = {fd for fd, _ in poller.poll()}
             # Read after every poll, also after the one that tells of the writer's end: its last words lie in the pipe.
@@ -232,19 +234,36 @@ class Drain:
                     piece = os.read(self._fds["out"], _CHUNK)
                 except BlockingIOError:
                     break
-                _write_whole(self._fds["kept"], piece)
+                self._rest = _write_most(self._fds["kept"], piece)
                 total += len(piece)
                 self.moved_at = time.monotonic()
+                if self._rest:  # as where enough is kept: the writer blocks again, and the judge decides
+                    self._complain(f"{self.path} takes no more of {self._name}, so its writer waits again")
+                    total = MOST_BYTES
             if ready & {self._fds["writer"], self._fds["reader"]}:
                 return
-            if total >= MOST_BYTES:
+            if total >= MOST_BYTES and is_polled:
+                is_polled = False
                 poller.unregister(self._fds["out"])
+
+    def _take_rest(self) -> None:
+        """Take what is still in the pipe behind what was kept into memory, a megabyte at most: a pipe holds no more."""
+        try:
+            while piece := os.read(self._fds["out"], _CHUNK):
+                self._rest += piece
+        except OSError:  # it is empty (EAGAIN); whatever else it says, the reader is let go next
+            pass
+
+    def _read_kept(self, offset: int) -> bytes:
+        """Return the next bytes to give back: those in the file, then those that it could not take."""
+        size = os.fstat(self._fds["kept"]).st_size
+        return os.pread(self._fds["kept"], _CHUNK, offset) if offset < size else self._rest[offset - size :][:_CHUNK]
 
     def _give_back(self, offset: int, *, is_first: bool) -> int:
         """Write what was kept from ``offset`` into the pipe; return how far it came. The first time it never waits."""
         poller = select.poll()
         poller.register(self._fds["into"], select.POLLOUT)
-        while piece := os.pread(self._fds["kept"], _CHUNK, offset):
+        while piece := self._read_kept(offset):
             try:
                 offset += os.write(self._fds["into"], piece)
             except BlockingIOError:
@@ -279,6 +298,11 @@ def _hold(ref: ProcessRef, name: str) -> int:
     return pidfd
 
 
-def _write_whole(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
+def _write_most(fd: int, data: bytes) -> bytes:
+    """Write to a file; return what it does not take: its disk is full, or as large as it may be."""
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        pass
+    return data

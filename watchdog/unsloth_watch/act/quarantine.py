@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shlex
 from collections.abc import Iterable
 
 import msgspec
@@ -49,10 +50,9 @@ def quarantine(path: str, quarantine_dir: str, *, keep: Iterable[str] = ()) -> C
     kept = f"{secrets.token_hex(4)}-{os.path.basename(source)}"
     # The manifest first: after a crash in between it names a thing that is still at its place, which restore passes over.
     _write_manifest(quarantine_dir, (*read_manifest(quarantine_dir), Entry(source, kept)))
-    move(source, os.path.join(quarantine_dir, kept))
-    return Change(
-        source, "quarantine", source, os.path.join(quarantine_dir, kept), f"mv {os.path.join(quarantine_dir, kept)} {source}"
-    )
+    target = os.path.join(quarantine_dir, kept)
+    move(source, target)
+    return Change(source, "quarantine", source, target, f"mv {shlex.quote(target)} {shlex.quote(source)}")
 
 
 def restore(quarantine_dir: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 
 from unsloth_watch.act.change import Change, MendError
@@ -29,7 +30,7 @@ def make_usable(path: str, ref: ProcessRef) -> tuple[Change, ...]:
         os.mkdir(path, 0o777 & ~_read_umask(ref.pid))
         if os.geteuid() == 0 and owner.st_uid != 0:
             os.chown(path, owner.st_uid, owner.st_gid)
-        return (Change(path, "directory", None, path, f"rmdir {path}"),)
+        return (Change(path, "directory", None, path, f"rmdir {shlex.quote(path)}"),)
     status = os.lstat(path)
     if not stat.S_ISDIR(status.st_mode):
         raise MendError(f"{path} stays: it is no directory")
@@ -39,7 +40,7 @@ def make_usable(path: str, ref: ProcessRef) -> tuple[Change, ...]:
     if mode & stat.S_IRWXU == stat.S_IRWXU:
         raise MendError(f"{path} stays: its owner may write it already; look at its file system")
     os.chmod(path, mode | stat.S_IRWXU)
-    return (Change(path, "mode", f"{mode:o}", f"{mode | stat.S_IRWXU:o}", f"chmod {mode:o} {path}"),)
+    return (Change(path, "mode", f"{mode:o}", f"{mode | stat.S_IRWXU:o}", f"chmod {mode:o} {shlex.quote(path)}"),)
 
 
 def _read_umask(pid: int) -> int:

@@ -98,7 +98,8 @@ def list_entries(kind: CacheKind, top: str) -> tuple[Entry, ...]:
         relative = os.path.relpath(path, os.path.realpath(top))
         is_left_over = os.path.basename(path).startswith(ASIDE)
         is_named = any(re.fullmatch(pattern, relative) for pattern in kind.entries)
-        if is_left_over or (is_named and (not kind.sign or has_sign(path, kind.sign))):
+        is_own_work = bool(kind.veto) and has_sign(path, kind.veto)
+        if is_left_over or (is_named and (not kind.sign or has_sign(path, kind.sign)) and not is_own_work):
             found.append(Entry(path, measure(path)))
     return tuple(found)
 

@@ -40,6 +40,7 @@ class CacheKind(msgspec.Struct, frozen=True):
         note: What is worth knowing about it.
         entries: Patterns of the paths below it that are whole entries, which come and go as one; nothing else is ever pruned.
         sign: A file that a directory must hold to be an entry, up to three levels below it; empty where its name says enough.
+        veto: A file, found as ``sign`` is, that makes a directory somebody's own work instead; empty for none.
         rebuilds: Whether a pruned entry comes back by computing alone; False where it has to be downloaded or processed again.
         users: Parts of the paths of libraries by which a process that may use it is known: what it has mapped.
     """
@@ -55,6 +56,7 @@ class CacheKind(msgspec.Struct, frozen=True):
     note: str = ""
     entries: tuple[str, ...] = ()
     sign: str = ""
+    veto: str = ""
     rebuilds: bool = True
     users: tuple[str, ...] = ()
 
@@ -150,6 +152,7 @@ CACHES: tuple[CacheKind, ...] = (
         lock_depth=2,
         entries=(r"[^/.][^/]*",),
         sign="dataset_info.json",
+        veto="state.json",  # of ``save_to_disk``, whose other file is named like the cache's
         rebuilds=False,
         users=("/pyarrow/",),
     ),

@@ -70,13 +70,17 @@ def _list_repository(repository: str) -> Iterator[Entry]:
 
 
 def _list_blobs(snapshot: str, blobs: str) -> frozenset[str] | None:
-    """Return the blobs that a snapshot's links lead to; None where a link leads elsewhere."""
+    """Return the blobs that a snapshot's links lead to; None where a link leads elsewhere, or cannot be read."""
     found = set()
     for directory, _, names in os.walk(snapshot, followlinks=False):
         for name in names:
             path = os.path.join(directory, name)
-            if stat.S_ISLNK(os.lstat(path).st_mode):
-                target = os.path.normpath(os.path.join(directory, os.readlink(path)))
+            try:
+                is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+                target = os.path.normpath(os.path.join(directory, os.readlink(path))) if is_link else ""
+            except OSError:  # it was replaced a moment ago: what it leads to now is not known
+                return None
+            if is_link:
                 if os.path.dirname(target) != blobs:
                     return None
                 found.add(target)

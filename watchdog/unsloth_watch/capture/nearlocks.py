@@ -17,6 +17,13 @@ NAMES = ("lock", ".lock", ".lck", ".lockfile", ".pid")
 DEPTH = 3
 """Levels below a working directory that are searched; at most 400 directories."""
 MAX_FILES = 100
+_MOST_BYTES = 1024
+# Who holds a lock fits into that; whatever is larger was made to be read.
+_OF_PACKAGES = frozenset(
+    f"{name}.lock"
+    for name in ("uv", "poetry", "pdm", "pixi", "conda", "Pipfile", "Cargo", "yarn", "bun", "deno", "flake", "Gemfile")
+)
+# They say which versions a project has: nobody waits for them to go, and to move them aside would be harm.
 _POLLED = re.compile(r"lock|baton|O_EXCL|exists\(|is_file\(|access\(|mkdir\(|link\(", re.IGNORECASE)
 
 
@@ -26,8 +33,16 @@ def find_near_locks(processes: Sequence[ProcessEvidence]) -> tuple[LockFile, ...
     tops = dict.fromkeys(process.cwd for process in polling if process.cwd is not None)
     directories = [directory for top in tops for directory in list_directories(top, DEPTH)]
     tried = [path for process in polling for path in process.glimpses if path.startswith("/") and os.path.isfile(path)]
-    found = dict.fromkeys((*tried, *find_lock_files(directories, NAMES)))
+    near = (path for path in find_lock_files(directories, NAMES) if _may_be_lock(path))
+    found = dict.fromkeys((*tried, *near))
     return describe_lock_files(list(found)[:MAX_FILES])
+
+
+def _may_be_lock(path: str) -> bool:
+    try:
+        return os.path.basename(path) not in _OF_PACKAGES and os.lstat(path).st_size <= _MOST_BYTES
+    except OSError:
+        return False  # it has gone by now
 
 
 def _may_poll(thread: ThreadEvidence) -> bool:

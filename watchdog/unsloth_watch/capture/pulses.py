@@ -74,7 +74,7 @@ def read_tree(path: str, start_ticks: int) -> ast.Module | None:
     """Return a source file's syntax tree; None where it cannot be read, or changed after the process had started."""
     try:
         boot = next(int(line.split()[1]) for line in decode(read_file("/proc/stat")).splitlines() if line.startswith("btime "))
-        if os.stat(path).st_mtime > boot + start_ticks / os.sysconf("SC_CLK_TCK") + _LATEST_S:
+        if not os.path.isfile(path) or os.stat(path).st_mtime > boot + start_ticks / os.sysconf("SC_CLK_TCK") + _LATEST_S:
             return None
         with open(path, "rb") as stream:
             raw = stream.read(MAX_FILE_BYTES + 1)

@@ -7,6 +7,7 @@ call that led there. Only the enclosing function is parsed, so that a file of 5,
 from __future__ import annotations
 
 import ast
+import os
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -66,11 +67,13 @@ def read_source(path: str, files: dict[str, list[str]]) -> list[str]:
     """Return the lines of a file, kept in ``files``; none where it cannot be read or is no source."""
     if path not in files and len(files) < MAX_FILES:
         files[path] = []
+        raw = b""
         try:
-            with open(path, "rb") as stream:
-                raw = stream.read(MAX_FILE_BYTES + 1)
+            if os.path.isfile(path):  # ``python /dev/stdin``: whoever reads a pipe or terminal takes it from the job
+                with open(path, "rb") as stream:
+                    raw = stream.read(MAX_FILE_BYTES + 1)
         except OSError:
-            raw = b""  # gone, or in a container's own file system: the stack alone has to do
+            pass  # gone, or in a container's own file system: the stack alone has to do
         if len(raw) <= MAX_FILE_BYTES:
             files[path] = raw.decode("utf-8", "replace").split("\n")
     return files.get(path, [])

@@ -21,6 +21,7 @@ from unsloth_watch.supervise.prune import INCLUDABLE, Outcome, format_age, prune
 from unsloth_watch.supervise.quarantines import close_quarantine, list_quarantines, open_quarantine, restore_quarantine
 from unsloth_watch.supervise.repair import Repaired, repair_broken, repair_whole
 from unsloth_watch.tell.console import clean_line
+from unsloth_watch.tell.lines import encode_line
 from unsloth_watch.tell.quantity import format_quantity
 
 SCHEMA = "unsloth-watch/caches/1"
@@ -46,15 +47,32 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|prune|repair")
-    listing = actions.add_parser("list", help="size, age, owner, last use and locks of every cache", allow_abbrev=False)
-    pruning = actions.add_parser("prune", help="delete entries that nobody uses", allow_abbrev=False)
-    pruning.add_argument("--older-than", type=parse_age, metavar="DURATION", help="entries not used for so long (30d)")
-    pruning.add_argument("--max-size", type=_size, metavar="SIZE", help="then the least recently used until the rest fits (20G)")
+    listing = actions.add_parser(
+        "list",
+        help="size, age, owner, last use and locks of every cache",
+        epilog="example: unsloth-watch cache list --json",
+        allow_abbrev=False,
+    )
+    pruning = actions.add_parser(
+        "prune",
+        help="delete entries that nobody uses",
+        epilog="example: unsloth-watch cache prune --older-than 30d --include hub --dry-run",
+        allow_abbrev=False,
+    )
+    pruning.add_argument("--older-than", type=parse_age, metavar="DURATION", help="entries not used for so long, such as 30d")
+    pruning.add_argument(
+        "--max-size", type=_size, metavar="SIZE", help="then the least recently used until the rest fits, such as 20G"
+    )
     pruning.add_argument(
         "--include", action="append", default=[], choices=sorted(INCLUDABLE), help="a cache that would have to be downloaded again"
     )
     pruning.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
-    mending = actions.add_parser("repair", help="move what is broken, or a whole cache, into quarantine", allow_abbrev=False)
+    mending = actions.add_parser(
+        "repair",
+        help="move what is broken, or a whole cache, into quarantine",
+        epilog="example: unsloth-watch cache repair triton",
+        allow_abbrev=False,
+    )
     mending.add_argument("cache", nargs="*", metavar="CACHE", help="caches to build anew as a whole, as `cache list` names them")
     mending.add_argument("--restore", metavar="ID", help="bring a quarantine back; `cache list` shows them")
     for one in (listing, pruning, mending):
@@ -212,5 +230,5 @@ def _say(lines: Sequence[str] | Iterator[str]) -> None:
 
 
 def _write(value: object) -> int:
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.format(encode_line(value), indent=2) + b"\n")
     return 0

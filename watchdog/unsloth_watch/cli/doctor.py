@@ -14,6 +14,7 @@ from unsloth_watch.model.checkup import Finding, Level, grade
 from unsloth_watch.supervise.checkup.examination import Fixed, examine_launch, fix
 from unsloth_watch.supervise.quarantines import close_quarantine, open_quarantine
 from unsloth_watch.tell.console import clean_line
+from unsloth_watch.tell.lines import encode_line
 from unsloth_watch.tell.redact import Redactor
 
 SCHEMA = "unsloth-watch/checkup/1"
@@ -38,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     redactor = Redactor(os.environ)
     if options.json:
         found = {"schema": SCHEMA, "status": grade(findings), "findings": findings, "changes": fixed.changes, "kept": fixed.kept}
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(redactor.value(found)), indent=2) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.format(encode_line(redactor.value(found)), indent=2) + b"\n")
     else:
         has_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         lines = _lines(findings, fixed, has_colour=has_colour)

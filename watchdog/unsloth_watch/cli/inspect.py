@@ -15,6 +15,7 @@ from unsloth_watch.errors import EXIT_USAGE
 from unsloth_watch.model.evidence import ProcessEvidence, ThreadEvidence
 from unsloth_watch.supervise.examine import Examination, examine
 from unsloth_watch.tell.console import clean_line
+from unsloth_watch.tell.lines import encode_line
 from unsloth_watch.tell.redact import Redactor
 
 SCHEMA = "unsloth-watch/inspection/1"
@@ -27,9 +28,7 @@ def main(words: Sequence[str]) -> int:
     examination = examine(options.pid, options.seconds)
     redactor = Redactor(os.environ)
     if options.json:
-        sys.stdout.buffer.write(
-            msgspec.json.format(msgspec.json.encode(_data(examination, options.pid, redactor)), indent=2) + b"\n"
-        )
+        sys.stdout.buffer.write(msgspec.json.format(encode_line(_data(examination, options.pid, redactor)), indent=2) + b"\n")
     else:
         sys.stdout.write("\n".join(_clean(redactor.text(line)) for line in _lines(examination, options.pid)) + "\n")
     return examination.answer.exit_code

@@ -73,9 +73,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run_verb(verb: str, words: list[str]) -> int:
     import importlib  # noqa: PLC0415 - verbs are not on the launch path
 
+    # Paths need not be UTF-8, nor a terminal know our arrows: neither may cost the answer.
+    getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")
     module = importlib.import_module(f"unsloth_watch.cli.{verb}")
-    status: int = module.main(words)
+    try:
+        status: int = module.main(words)
+        sys.stdout.flush()
+    except KeyboardInterrupt:  # somebody had waited long enough: for ``stop``, ``inspect``, ``capture``
+        return 130
+    except BrokenPipeError:
+        if not _has_lost_reader():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left is flushed at exit, and has to go somewhere
+        return 141
     return status
+
+
+def _has_lost_reader() -> bool:
+    """Whether nobody reads our standard output any more (``… | head``): 128 + SIGPIPE then says so, as other programs do."""
+    import select  # noqa: PLC0415 - only then
+
+    poller = select.poll()
+    poller.register(1, 0)
+    return any(state & select.POLLERR for _, state in poller.poll(0))
 
 
 def _watch(words: list[str]) -> int:

@@ -9,6 +9,7 @@ import msgspec
 
 from unsloth_watch.cli.arguments import Parser
 from unsloth_watch.supervise.request import ask
+from unsloth_watch.tell.lines import encode_line
 from unsloth_watch.tell.runs import find_run
 
 
@@ -29,7 +30,7 @@ def give_order(verb: str, words: Sequence[str], description: str, example: str) 
 
 def write_json(data: object) -> None:
     """Write data to standard output, indented."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")
+    sys.stdout.buffer.write(msgspec.json.format(encode_line(data), indent=2) + b"\n")
 
 
 def _describe(verb: str, answer: Mapping[str, object]) -> str:

@@ -16,6 +16,7 @@ from unsloth_watch.supervise.replay import AttemptReplay, find_disagreements, re
 from unsloth_watch.tell.console import clean_line
 from unsloth_watch.tell.directory import RunDirectory
 from unsloth_watch.tell.events import read_events
+from unsloth_watch.tell.lines import encode_line
 from unsloth_watch.tell.runs import find_run
 from unsloth_watch.tell.samples import read_samples
 
@@ -50,7 +51,7 @@ def main(words: Sequence[str]) -> int:
             "recorded": [event for event in events if event.get("event") == "hang.detected"],
             "disagreements": disagreements,
         }
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.format(encode_line(found), indent=2) + b"\n")
     else:
         sys.stdout.write("\n".join(_lines(run.record.id, rules, own, attempts, disagreements)) + "\n")
     return 1 if disagreements else 0
@@ -94,4 +95,4 @@ def _lines(run: str, rules: Rules, own: Rules, attempts: tuple[AttemptReplay, ..
         if not one.hangs:
             yield f"  not called hung; at the end {one.state.value}, quiet for {one.quiet_s:.1f} s"
     for phrase in disagreements:
-        yield f"differs from the run: {phrase}"
+        yield f"differs from the run: {clean_line(phrase)}"

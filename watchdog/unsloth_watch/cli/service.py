@@ -14,10 +14,12 @@ from unsloth_watch.config.load import load_settings, split_command_line
 from unsloth_watch.errors import UsageError, WatchError
 from unsloth_watch.supervise.launch import name_command
 from unsloth_watch.tell.atomic import write_atomically
+from unsloth_watch.tell.console import clean_line
 from unsloth_watch.tell.directory import clean_name
 from unsloth_watch.tell.unit import MARK, Unit, carry_environment, render_unit
 
 _OWN = ("--user", "--force")
+_VERIFY_S = 30.0  # it takes well under a second, unless the bus that it asks does not answer
 
 
 def main(words: Sequence[str]) -> int:
@@ -126,7 +128,7 @@ def _install(unit: Unit, text: str, *, is_forced: bool) -> None:
     path = os.path.join(folder, f"unsloth-watch-{unit.name}.service")
     try:
         if os.path.lexists(path) and not is_forced:
-            with open(path, encoding="utf-8") as stream:
+            with open(path, encoding="utf-8", errors="replace") as stream:
                 if not stream.readline().startswith(MARK):
                     raise WatchError(f"{path} is not ours; choose another --name, or overwrite it with --force")
         os.makedirs(folder, exist_ok=True)
@@ -149,6 +151,10 @@ def _verify(path: str, *, is_user: bool) -> None:
     if shutil.which("systemd-analyze") is None:
         return
     words = ["systemd-analyze", *(["--user"] if is_user else []), "--recursive-errors=no", "--man=no", "verify", path]
-    result = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, timeout=30)
+    try:
+        result = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False, timeout=_VERIFY_S)
+    except (OSError, subprocess.TimeoutExpired) as error:  # the unit is written all the same
+        sys.stderr.write(f"unsloth-watch: systemd-analyze did not look at it: {clean_line(str(error))}\n")
+        return
     for line in result.stderr.splitlines():
-        sys.stderr.write(f"unsloth-watch: systemd-analyze: {line}\n")
+        sys.stderr.write(f"unsloth-watch: systemd-analyze: {clean_line(line)}\n")

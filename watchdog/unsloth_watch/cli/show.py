@@ -10,6 +10,7 @@ import msgspec
 
 from unsloth_watch.cli.arguments import Parser
 from unsloth_watch.cli.order import write_json
+from unsloth_watch.errors import WatchError
 from unsloth_watch.model.live import LiveState
 from unsloth_watch.supervise.request import NotRunningError, ask
 from unsloth_watch.tell.console import clean_line
@@ -38,14 +39,16 @@ def read_live(run: KnownRun) -> LiveState | None:
     """Ask a run's supervisor what it is doing; None where there is none any more.
 
     Raises:
-        WatchError: It is there and does not answer.
+        WatchError: It is there and does not answer, or in words of another version.
     """
     if run.record.outcome is not None:
         return None
     try:
-        return msgspec.convert(ask(run.directory, "show")["live"], LiveState)
+        return msgspec.convert(ask(run.directory, "show").get("live"), LiveState)
     except NotRunningError:
         return None
+    except msgspec.ValidationError as error:  # jobs run for days, and this program is updated meanwhile
+        raise WatchError(f"{run.directory}: its supervisor is of another version ({error})") from None
 
 
 def describe_end(run: KnownRun, live: LiveState | None) -> str:

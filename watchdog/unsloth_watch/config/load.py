@@ -148,8 +148,11 @@ def find_project_file(directory: str) -> tuple[str, tuple[str, ...]] | None:
         project = os.path.join(place, "pyproject.toml")
         if os.path.isfile(project):
             # The nearest pyproject.toml ends the search: a project does not inherit its parent folder's settings.
-            with open(project, "rb") as stream:
-                has_table = b"tool.unsloth-watch" in stream.read()
+            try:
+                with open(project, "rb") as stream:
+                    has_table = b"tool.unsloth-watch" in stream.read()
+            except OSError as reason:
+                raise ConfigError(f"{project}: cannot be read ({reason.strerror}), and may hold settings") from None
             return (project, ("tool", "unsloth-watch")) if has_table else None
         parent = os.path.dirname(place)
         if parent == place:

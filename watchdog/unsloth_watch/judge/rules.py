@@ -88,6 +88,8 @@ CLOSED_SET_STACKS = 3
 """Most different stacks of a closed set; a bare loop shows one or two, a forward pass on the CPU dozens."""
 MOST_SHAPES = 4096
 """Line shapes that are remembered; later ones are no news."""
+MOST_COUNTERS = 4096
+"""Counters that are remembered: a log that names another file in each line makes one a line, 300 bytes each, for weeks."""
 
 
 class Rules(msgspec.Struct, frozen=True):

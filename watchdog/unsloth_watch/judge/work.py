@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from unsloth_watch.judge.rules import CADENCE_FACTOR, CADENCE_INTERVALS, MOST_SHAPES, WARM_UP_ADVANCES, Rules
+from unsloth_watch.judge.rules import CADENCE_FACTOR, CADENCE_INTERVALS, MOST_COUNTERS, MOST_SHAPES, WARM_UP_ADVANCES, Rules
 from unsloth_watch.model.sample import Reading
 from unsloth_watch.model.verdict import Progress, Tier
 
@@ -116,6 +116,10 @@ def weigh_readings(
         after = _advance(before, reading, at, since)
         if after is None:
             continue
+        # The one that last had news longest ago is the first, and goes where there are too many.
+        counters.pop(key, None)
+        if len(counters) >= MOST_COUNTERS:
+            counters.pop(next(iter(counters)))
         counters[key] = after
         if before is not None and after.advanced_at == at and not after.is_clock:
             leading = key

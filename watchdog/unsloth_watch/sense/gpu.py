@@ -145,8 +145,9 @@ class GpuReader:
 
     def _start(self, at: float) -> None:
         self._started_at = at
-        self._thread = threading.Thread(target=self._run, name="unsloth-watch-gpu", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="unsloth-watch-gpu", daemon=True)
+        thread.start()  # refused where the job has used up all processes of this user: tried again at the next tick
+        self._thread = thread
 
     def _run(self) -> None:
         """Read until told to stop; after a fault open anew, later."""

@@ -40,15 +40,23 @@ class HeartbeatReader:
 
     def latest(self) -> int | None:
         """Return a number that changes whenever the command reported work; None if it never did."""
+        self.drain()
+        if self._count is None and self._step is None:
+            return None
+        return (self._step or 0) + (self._count or 0)
+
+    def fileno(self) -> int:
+        """Descriptor for poll."""
+        return self._socket.fileno()
+
+    def drain(self) -> None:
+        """Take in what has come: the kernel lets ten datagrams wait (``net.unix.max_dgram_qlen``), and holds up who sends more."""
         for _ in range(_MOST_DATAGRAMS):
             try:
                 data = self._socket.recv(4096)
             except OSError:
                 break
             self._take(data)
-        if self._count is None and self._step is None:
-            return None
-        return (self._step or 0) + (self._count or 0)
 
     def _take(self, data: bytes) -> None:
         for line in data.decode("utf-8", "replace").splitlines():

@@ -113,9 +113,10 @@ class ProcessTree:
         return self._newest
 
     def close(self) -> None:
-        """Give all descriptors back."""
+        """Give all descriptors back. Who is forgotten with them is no newcomer: the next question walks the tree anew."""
         for ref in list(self._kept):
             self._forget(ref)
+        self._newest, self._since_walk = (), WALK_EVERY
 
     def _roots(self) -> list[int]:
         """Return the PIDs below which the job lives: the living anchors, or ourselves without one."""
@@ -233,12 +234,12 @@ def _read_children(pid: int) -> tuple[list[int], int]:
     found: list[int] = []
     try:
         tasks = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # ``hidepid`` refuses another user's, as in ``read_stat``
         return found, 0
     for task in tasks:
         try:
             descriptor = os.open(f"/proc/{pid}/task/{task}/children", os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         try:
             parts = []

@@ -88,8 +88,8 @@ class Chronicle:
             self._say(line)
 
     def complain(self, message: str) -> None:
-        """Say something that is no event."""
-        self._say(PREFIX + clean_line(message))
+        """Say something that is no event; it may name commands and variables, so it is redacted as they are."""
+        self._say(PREFIX + clean_line(self.redactor.text(message)))
 
     def _say(self, line: str) -> None:
         self._write(line.encode("utf-8", "replace") + b"\n")

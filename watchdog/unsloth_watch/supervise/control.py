@@ -16,6 +16,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from unsloth_watch.tell.lines import encode_line
+
 NAME = "control"
 """Name of the socket in the run directory."""
 _MOST_CLIENTS = 8
@@ -66,6 +68,7 @@ class ControlSocket:
         self._poller = poller
         self._answer = answer
         self._clients: dict[int, _Client] = {}
+        self._asking: _Client | None = None
         self._listener: socket | None = None
         try:
             self._listener = _listen(directory)
@@ -87,8 +90,12 @@ class ControlSocket:
             if now > client.until or not self._attend(client):
                 self._drop(client)
         # Who cannot be accepted yet must not wake the loop again and again.
-        has_room = has_room and len(self._clients) < _MOST_CLIENTS
-        self._poller.register(self._listener.fileno(), select.POLLIN if has_room else 0)
+        self._listen_for(select.POLLIN if has_room and len(self._clients) < _MOST_CLIENTS else 0)
+
+    def _listen_for(self, events: int) -> None:
+        """Let the loop wake for newcomers or not; to nobody's harm where an order has ended the run meanwhile."""
+        if self._listener is not None:
+            self._poller.register(self._listener.fileno(), events)
 
     @property
     def is_busy(self) -> bool:
@@ -106,7 +113,8 @@ class ControlSocket:
             self._listener.close()
             self._listener = None
         for client in list(self._clients.values()):
-            self._drop(client)
+            if client is not self._asking:  # whose order is the end still gets its answer
+                self._drop(client)
 
     def _accept(self, now: float) -> bool:
         """Accept whoever waits; False when somebody may wait who cannot be accepted now."""
@@ -136,7 +144,9 @@ class ControlSocket:
                 line, has_end, _ = client.received.partition(b"\n")
                 if not has_end:
                     return bool(part) and len(client.received) <= _LONGEST_REQUEST
-                client.unsent = msgspec.json.encode(self._respond(line)) + b"\n"
+                self._asking = client
+                client.unsent = encode_line(self._respond(line)) + b"\n"
+                self._asking = None
                 self._poller.modify(client.channel.fileno(), select.POLLOUT)
             client.unsent = client.unsent[client.channel.send(client.unsent, MSG_NOSIGNAL) :]
         except BlockingIOError:
@@ -150,7 +160,10 @@ class ControlSocket:
             request = msgspec.json.decode(line, type=Request)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return {"ok": False, "error": f"not a request: {error}"}
-        return self._answer(request)
+        try:
+            return self._answer(request)
+        except Exception as error:  # a question must not be able to end the run, and the job with it; who asked hears of the fault
+            return {"ok": False, "error": f"the supervisor failed at it: {type(error).__name__}: {error}"}
 
     def _drop(self, client: _Client) -> None:
         self._clients.pop(client.channel.fileno(), None)

@@ -89,8 +89,9 @@ class Investigation:
     def _collect(self) -> Findings:
         """Return the findings; an investigation that failed says so, and the hang stays one."""
         if self._findings is None:
+            waited_s = clock.monotonic() - self.decided_at
             try:
-                self._findings = self._task.result() if self._task.is_done else find_nothing(f"not there after {_LIMIT_S:.0f} s")
+                self._findings = self._task.result() if self._task.is_done else find_nothing(f"not there after {waited_s:.0f} s")
             except Exception as error:  # the report names the fault, and the run goes on
                 self._findings = find_nothing(f"the investigation failed: {type(error).__name__}: {error}")
         return self._findings
@@ -200,8 +201,13 @@ class Investigation:
             )
         )
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the newest report is there, or could not be written."""
+        return self._report is None or self._report.is_written
+
     def wait(self) -> None:
-        """Wait until the newest report is there; at the end of a run."""
+        """Wait until the newest report is there; at the end of a run, or where it is."""
         if self._report is not None:
             self._report.wait()
 

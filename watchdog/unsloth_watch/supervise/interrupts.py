@@ -76,7 +76,7 @@ class Interrupts:
             return
         terminal = run.launch.streams.terminal
         if number is signal.SIGTSTP:
-            forward(number, run.job.root.pid)
+            self._forward(number)
             self._is_suspended = True
             suspend_self()
             return
@@ -85,7 +85,7 @@ class Interrupts:
         if terminal is not None and number in (signal.SIGWINCH, signal.SIGCONT):
             terminal.resize() if number is signal.SIGWINCH else terminal.resume()
         if number not in ENDING:
-            forward(number, run.job.root.pid)
+            self._forward(number)
             return
         self.asked.append(number)
         if run.phase is Phase.WAITING:
@@ -93,7 +93,12 @@ class Interrupts:
         if run.phase is Phase.TERMINATING or (number is signal.SIGINT and self.asked.count(number) >= 2):
             self._hasten(clock.monotonic())
             return
-        forward(number, run.job.root.pid)
+        self._forward(number)
+
+    def _forward(self, number: signal.Signals) -> None:
+        """Send a signal on to the command; to nobody once that has ended and its number may be another's."""
+        if self._run.job.ending is None:
+            forward(number, self._run.job.root.pid)
 
     def _read_keyboard(self) -> None:
         """Hear what a user at the terminal wants; the command itself has heard it from its own terminal."""
@@ -116,6 +121,7 @@ class Interrupts:
         run = self._run
         if run.phase in WATCHED:
             self.asked.append(signal.SIGINT)
+            run.response.abandon()
             run.terminate("interrupted again", now)
         if run.shutdown is not None:
             run.shutdown.hasten(now)

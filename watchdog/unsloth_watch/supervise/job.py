@@ -31,8 +31,13 @@ class Ending:
 
     @property
     def signal_name(self) -> str | None:
-        """``SIGTERM`` and the like."""
-        return signal.Signals(self.signal).name if self.signal is not None else None
+        """``SIGTERM`` and the like; ``SIGRTMIN+1`` for one of those between the first and the last real-time signal."""
+        if self.signal is None:
+            return None
+        try:
+            return signal.Signals(self.signal).name
+        except ValueError:
+            return f"SIGRTMIN{self.signal - signal.SIGRTMIN:+d}"
 
 
 class Job:

@@ -57,8 +57,13 @@ class Report:
 
         self._writing = Task(work, self._run.poller.wake_fd)
 
+    @property
+    def is_written(self) -> bool:
+        """Whether the last writing has ended, well or not."""
+        return self._writing is None or self._writing.is_done
+
     def wait(self) -> None:
-        """Wait until the newest report is there; at the end of a run."""
+        """Wait until the newest report is there, and say so if it is not; at the end of a run, or where it is."""
         if self._writing is None:
             return
         self._writing.wait(_LIMIT_S)

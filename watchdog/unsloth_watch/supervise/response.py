@@ -96,11 +96,37 @@ class Response:
             done, self.asked_for = self.asked_for, None
             done.announce()
             done.write()
-            self._past.append(done)
+            self._keep(done)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether evidence waits to be acted upon: the judge is asked once more before that."""
+        return self._run.phase is Phase.CAPTURING and self.investigation is not None and self.investigation.is_done
 
     def abandon(self) -> None:
-        """Let go of the incident at hand: something else ends the attempt, or nobody is to be judged."""
+        """Let go of the incident at hand: something else ends the attempt, or nobody is to be judged.
+
+        One that was told already is laid by with what was changed.
+        """
+        if self._repair is not None and self.investigation is not None:
+            self._repair.wait()
+            if self._repair.is_done and not self._repair.is_told:
+                self._repair.tell()
+            self.investigation.note("no longer judged: somebody asked for something else")
+            self.investigation.write()
+            self._keep(self.investigation)
         self.investigation = self._repair = None
+
+    def _keep(self, investigation: Investigation) -> None:
+        """Keep an incident until its report is there, and for the remedy whose result is open: evidence takes megabytes."""
+        done = [one for one in self._past if one.is_written and not one.is_mended]
+        for one in done:
+            one.wait()
+        self._past = [*(one for one in self._past if one not in done), investigation]
+
+    def _find_mended(self) -> Investigation | None:
+        """Return the newest incident whose remedy was applied and has not shown yet whether it helps."""
+        return next((one for one in reversed(self._past) if one.is_mended), None)
 
     def _investigate(self, verdict: Verdict, now: float, *, is_asked_for: bool = False) -> Investigation:
         from unsloth_watch.supervise.incident import Investigation  # noqa: PLC0415 - only for evidence
@@ -112,9 +138,10 @@ class Response:
         return Investigation(run, run.watch, verdict, now, number=number, is_asked_for=is_asked_for)
 
     def _conclude_investigation(self, now: float) -> None:
-        """Act upon the evidence when it is complete, and upon nothing before."""
+        """Act upon the evidence when it is complete, and the judge has said at this very moment that the job still hangs."""
         run, investigation = self._run, self.investigation
-        if investigation is None or not investigation.is_done:
+        verdict = run.watch.verdict if run.watch is not None else None
+        if investigation is None or not investigation.is_done or verdict is None or verdict.at < now:
             return
         investigation.announce()
         if run.settings.on_hang == "report":
@@ -129,8 +156,8 @@ class Response:
     def _put_by(self) -> None:
         """Lay the incident by."""
         assert self.investigation is not None
-        self._past.append(self.investigation)
-        self.abandon()
+        self._keep(self.investigation)
+        self.investigation = self._repair = None
 
     def _watch_on(self) -> None:
         """Lay the incident by, and let the attempt go on."""
@@ -216,8 +243,9 @@ class Response:
         if not repair.is_told and not repair.tell():
             repair.fail("the command ended before anything was changed")
             self._repair = None
-        elif ending.exit_code == 0:
-            self._succeed(repair, "the command went on to its end, with status 0")
+        elif ending.exit_code == 0 or (ending.exit_code is None and self._run.job.is_attached):
+            # A status that only the job's own parent learns counts as good, as where no repair was made.
+            self._succeed(repair, f"the command went on to its end, with status {'unknown' if ending.exit_code is None else 0}")
         else:
             # A read that was cut off raises where nobody retries: the hang's next remedy is due, not a crash's.
             repair.fail(f"the command went on and ended with status {ending.exit_code}")
@@ -230,11 +258,12 @@ class Response:
         Args:
             investigation: The incident at hand.
         """
-        if self._past and self._past[-1].is_mended:
+        before = self._find_mended()
+        if before is not None:
             # By the same hang, or by one that lay behind it.
-            is_same = self._past[-1].diagnosis.fingerprint == investigation.diagnosis.fingerprint
+            is_same = before.diagnosis.fingerprint == investigation.diagnosis.fingerprint
             came = "hung in the same way" if is_same else "got past it, and hung elsewhere"
-            self._past[-1].conclude(f"attempt {self._run.attempt} {came}", worked=not is_same)
+            before.conclude(f"attempt {self._run.attempt} {came}", worked=not is_same)
 
     def hand_over(self, attempt: int, pid: int) -> None:
         """Put the incident by once the next attempt was started.
@@ -255,12 +284,16 @@ class Response:
             outcome: The run's, in the words of its summary.
             exit_code: Its exit status.
         """
-        if self.investigation is not None:
-            self.investigation.write()
-            self._past.append(self.investigation)
-        elif self._past and self._past[-1].is_mended:
+        before = self._find_mended()
+        if self.asked_for is not None:  # what is there of it: its directory was promised
+            self.asked_for.announce()
+        for investigation in filter(None, (self.asked_for, self.investigation)):
+            investigation.write()
+            self._keep(investigation)
+        self.asked_for = None
+        if self.investigation is None and before is not None:
             ended = {"completed": "completed", "failed": f"ended with status {exit_code}"}.get(outcome, f"was {outcome}")
-            self._past[-1].conclude(f"attempt {self._run.attempt} ran with it and {ended}", worked=outcome == "completed" or None)
+            before.conclude(f"attempt {self._run.attempt} ran with it and {ended}", worked=outcome == "completed" or None)
 
     def wait(self) -> None:
         """Wait for the reports; at the end of a run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 from unsloth_watch.act.launch import Started
 from unsloth_watch.act.relay import Relay
@@ -77,6 +78,7 @@ class Run:
         self.is_paused = False
         self.shutdown: Shutdown | None = None
         self.poller = Poller(launch.signals_fd)
+        self.poller.registry.register(launch.heartbeat.fileno(), select.POLLIN)
         self.interrupts = Interrupts(self)
         self.response = Response(self)
         self.relaunch = Relaunch(self)
@@ -98,6 +100,7 @@ class Run:
             self.poller.sleep(self.job.guardian, self._find_due())
             self.interrupts.hear()
             ending = self.job.poll()
+            self.launch.heartbeat.drain()  # also while nobody is judged or all are being ended
             now = clock.monotonic()
             self._attendance.attend(self, now)
             self._control.serve(now)
@@ -143,8 +146,9 @@ class Run:
         self.chronicle.attempt_started(self.attempt, self.job.root.pid, self.launch.changes)
 
     def _is_tick_due(self, now: float) -> bool:
-        """Whether to look at the job now: it is time, or a survey waits to be judged."""
-        return now >= self._next_tick or (self.watch is not None and self.watch.has_survey and not self.is_paused)
+        """Whether to look at the job now: it is time, a survey waits to be judged, or the last word before an act is due."""
+        is_awaited = self.response.is_ready or (self.watch is not None and self.watch.has_survey)
+        return now >= self._next_tick or (is_awaited and not self.is_paused)
 
     def _tick(self, now: float) -> None:
         """Take a sample, judge it, and act upon a change of mind."""

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from unsloth_watch.tell.redact import Redactor
 
 NAME = "bundle.tar.gz"
+KEPT = "kept"
+"""Folder of an incident with the bytes that were drained from a pipe of the job: raw, so never sent to anybody."""
 _RECORDS = ("run.json", "events.jsonl", "samples.jsonl")
 OUTPUT_BYTES = 4 * 1024 * 1024
 """Bytes of the output's end that a bundle holds: the whole may be gigabytes, and an attachment has a limit of 25 MB."""
@@ -55,13 +57,13 @@ def build_bundle(run_directory: str, number: int, redactor: Redactor | None = No
 
 
 def _list_files(run_directory: str, incident: str) -> Iterator[tuple[str, str]]:
-    """Yield the plain files and their names in the archive; links, half-written files and earlier bundles stay out."""
+    """Yield the plain files and their names in the archive; links, half-written files, drained bytes and bundles stay out."""
     for name in _RECORDS:
         path = os.path.join(run_directory, name)
         if _is_plain(path):
             yield path, name
     for directory, folders, names in os.walk(incident):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != KEPT)
         for name in sorted(names):
             path = os.path.join(directory, name)
             if not _is_plain(path) or name.startswith((NAME, ".")):

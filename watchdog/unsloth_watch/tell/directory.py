@@ -18,6 +18,7 @@ NAME_LIMIT = 40
 """Longest name in a directory's name, in characters: with time and suffix it stays readable in an 80-column listing."""
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _ATTEMPTS = 16
+_RECORDS = ("run.json", "events.jsonl", "output.log", "samples.jsonl", "incidents")
 
 
 class RunDirectory:
@@ -158,13 +159,16 @@ def use_run_directory(path: str) -> RunDirectory:
     """Take the very directory that the user named with ``--run-dir``, and make it where it is missing.
 
     Raises:
-        RunDirectoryError: It cannot be made or written, or it holds another run, whose records would be mixed with this one's.
+        RunDirectoryError: It cannot be made or written, or it holds the records of another run, or files of somebody's own with
+            their names (a ``samples.jsonl`` of training data): they would be appended to, rotated or thinned.
     """
     path = os.path.abspath(path)
     try:
         make_private(path)
-        if os.path.lexists(os.path.join(path, "run.json")):
-            raise RunDirectoryError(f"{path} holds the records of another run; choose another --run-dir or remove it")
+        taken = next((name for name in _RECORDS if os.path.lexists(os.path.join(path, name))), None)
+        if taken is not None:
+            whose = "the records of another run" if taken == "run.json" else f"a {taken} already, perhaps of another run"
+            raise RunDirectoryError(f"{path} holds {whose}; choose another --run-dir or remove it")
         probe = os.path.join(path, f".probe-{os.getpid()}")
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         os.unlink(probe)

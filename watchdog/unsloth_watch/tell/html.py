@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -235,7 +236,10 @@ def _list_environment(report: Report) -> Iterator[str]:
     lines = [f"{name}={value}" for name, value in environment["variables"].items()]
     left_out = [f"# {environment['variables_left_out']} other variables are left out"] if environment["variables_left_out"] else []
     yield _fold('<span class="who">Variables</span>', _pre([*lines, *left_out]))
-    lines = [f"cd {reproduce['cwd']}", *(f"export {name}={value}" for name, value in reproduce["variables"].items())]
+    lines = [
+        f"cd {shlex.quote(reproduce['cwd'])}",
+        *(f"export {name}={shlex.quote(value)}" for name, value in reproduce["variables"].items()),
+    ]
     yield _fold('<span class="who">Reproduce</span>', _pre([*lines, reproduce["command"]]))
 
 

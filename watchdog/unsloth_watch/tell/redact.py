@@ -235,13 +235,23 @@ def _build_pattern(spellings: Sequence[str]) -> str:
 
 
 def _spell(secret: str) -> set[str]:
-    """Return how ``secret`` may be written: raw, inside JSON (ASCII or not, twice), in a URL, as Python prints it."""
+    """Return how ``secret`` may be written: raw, inside JSON (ASCII or not, twice), in a URL, as Python prints it.
+
+    One that is no UTF-8 came with lone surrogates from the environment, and as what they stand for from an output.
+    """
     import json  # noqa: PLC0415 - 3 ms with the next, and only where there is a secret
     from urllib.parse import quote  # noqa: PLC0415
 
+    try:
+        raw = secret.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that stand for no byte: from a text that was decoded so
+        raw = secret.encode("utf-8", "backslashreplace")
+    decoded = {raw.decode("utf-8", errors) for errors in ("backslashreplace", "replace")}
+
     ascii_json = json.dumps(secret)[1:-1]
     plain_json = json.dumps(secret, ensure_ascii=False)[1:-1]
-    return {secret, ascii_json, plain_json, json.dumps(plain_json)[1:-1], quote(secret, safe=""), quote(secret), repr(secret)[1:-1]}
+    json_twice = json.dumps(plain_json)[1:-1]
+    return {secret, *decoded, ascii_json, plain_json, json_twice, quote(raw, safe=""), quote(raw), repr(secret)[1:-1]}
 
 
 def _is_wandb_key(text: str, start: int) -> bool:
