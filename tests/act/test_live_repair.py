@@ -191,7 +191,9 @@ def test_what_does_not_fit_is_kept_and_given_back_in_order(cast: Cast) -> None:
 
 
 def test_a_disk_that_is_full_before_all_is_kept_costs_no_byte_and_no_order(cast: Cast) -> None:
-    reader = READER.replace("print(hash", "data = child.stdout.read(); print(len(data), hash").replace("child.stdout.read())", "data)")
+    reader = READER.replace("print(hash", "data = child.stdout.read(); print(len(data), hash").replace(
+        "child.stdout.read())", "data)"
+    )
     process = cast.start(reader, "700000")
     child, fd = map(int, line_of(process).split())
     target = Target(cast.ref(process.pid), os.readlink(f"/proc/{process.pid}/fd/{fd}"), fd, cast.ref(child), True)

@@ -38,7 +38,7 @@ def test_what_undoes_a_change_can_be_typed_whatever_the_names_hold(tmp_path: Pat
     made, changed = mend(tmp_path, remedy, {"NAME": "it's mine"}).changes
     assert subprocess.run(["sh", "-c", made.undo], check=True, cwd=tmp_path).returncode == 0
     assert list(tmp_path.iterdir()) == []
-    shown = subprocess.run(["sh", "-c", f"{changed.undo}; printf %s \"$NAME\""], check=True, capture_output=True, text=True)
+    shown = subprocess.run(["sh", "-c", f'{changed.undo}; printf %s "$NAME"'], check=True, capture_output=True, text=True)
     assert shown.stdout == "it's mine"
     place.mkdir()
     moved = quarantine(str(place), str(tmp_path / "quarantine"))

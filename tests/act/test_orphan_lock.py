@@ -105,6 +105,21 @@ def test_between_attempts_too_a_lock_that_names_a_possible_owner_stays(tmp_path:
     assert lock.read_text() == words
 
 
+def test_a_baton_that_somebody_elses_builder_took_since_stays(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    code = "import os, sys; os.open(sys.argv[1], os.O_CREAT | os.O_EXCL); print(flush=True); input()"  # as torch's FileBaton does
+    command = [sys.executable, "-I", "-S", "-c", code, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as builder:
+        assert builder.stdout is not None
+        builder.stdout.readline()
+        with pytest.raises(MendError, match=f"PID {builder.pid} has it open"):
+            set_aside(str(lock), str(tmp_path / "quarantine"))
+        assert lock.exists()
+        builder.communicate(b"\n")
+    set_aside(str(lock), str(tmp_path / "quarantine"))
+    assert not lock.exists()
+
+
 def test_a_flock_file_in_use_and_a_link_stay(lock: Path, tmp_path: Path) -> None:
     with lock.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -180,3 +181,18 @@ def test_an_order_to_stop_is_answered_lets_go_of_the_job_and_says_so(watched: Wa
     assert process.returncode == 143, err.decode()
     assert job.poll() is None
     assert watched.summary()["outcome"] == "interrupted"
+
+
+def test_a_job_whose_supervisor_was_killed_can_be_attached_to_although_its_socket_is_still_there(
+    watched: Watched, begin: Begin
+) -> None:
+    earlier = watched.place / "earlier"
+    earlier.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(earlier / "control"))
+    job = begin("sleep", "600", UNSLOTH_WATCH_RUN_DIR=str(earlier))
+    with attach(watched, job.pid, *FAST) as process:
+        until(lambda: watched.events("attempt.started") or process.poll() is not None)
+        process.terminate()
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 143, err.decode()

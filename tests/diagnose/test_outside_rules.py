@@ -17,7 +17,7 @@ from unsloth_watch.diagnose.networkstall import NetworkStall
 from unsloth_watch.diagnose.pollloop import PollLoop
 from unsloth_watch.diagnose.stalelock import StaleLockFile
 from unsloth_watch.model.diagnosis import Diagnosis, Status
-from unsloth_watch.model.evidence import Evidence, Frame, ProcessEvidence, ThreadEvidence
+from unsloth_watch.model.evidence import DeviceEvidence, Evidence, Frame, ProcessEvidence, ThreadEvidence
 from unsloth_watch.model.process import ProcessRef, ProcessSample
 from unsloth_watch.model.sample import ConnectionSample, GpuSample, Look, Sample
 from zoo_reading import PLACE, read_program
@@ -423,6 +423,21 @@ def test_a_spinning_device_of_one_rank_of_several_may_be_a_collective():
     diagnosis = GpuStall().judge(msgspec.structs.replace(case, samples=gpu_samples("spin")))
     assert diagnosis is not None
     assert diagnosis.status is Status.HYPOTHESIS
+
+
+def test_a_fault_from_before_the_job_or_of_another_card_explains_nothing():
+    case = synchronising(NATIVE)
+    process = msgspec.structs.replace(case.evidence.processes[0], ref=ProcessRef(7, 100_000))  # 1,000 s after the boot
+    old = "[900.0] NVRM: Xid (PCI:0000:4b:00): 79, pid=1, GPU has fallen off the bus."
+    old_case = replace(case, processes=(process,), root=process.ref, kernel_log=(old,))
+    assert "Xid" not in diagnose(old_case).summary
+    samples = gpu_samples("spin")
+    uuid = next(gpu.uuid for sample in samples for gpu in sample.gpus or () if gpu.is_ours)
+    own = DeviceEvidence(index=0, uuid=uuid, facts={"bus": "00000000:1A:00.0"})
+    for bus, is_told in (("4b", False), ("1a", True)):
+        line = f"[1200.0] NVRM: Xid (PCI:0000:{bus}:00): 79, pid=1, GPU has fallen off the bus."
+        told = replace(old_case, kernel_log=(line,), devices=(own,))
+        assert ("Xid 79" in diagnose(msgspec.structs.replace(told, samples=samples)).summary) is is_told
 
 
 def test_a_lost_device_is_established_by_its_fault():

@@ -26,7 +26,7 @@ REVIVED = """
 
 
 def test_a_job_that_moves_while_its_evidence_is_taken_is_left_alone_however_rarely_it_is_looked_at(watched: Watched) -> None:
-    options = ("--interval", "1.5s", "--stall-timeout", "6s", "--grace", "1s", "--no-live-repair")
+    options = ("--interval", "2.5s", "--stall-timeout", "10s", "--grace", "1s", "--no-live-repair", "--on-hang", "stop")
     status, out, err = watched.run(sys.executable, watched.script(REVIVED), options=options)
     assert status == 0, err
     assert out.splitlines()[-1] == b"step 6/6", err

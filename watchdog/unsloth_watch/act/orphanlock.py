@@ -43,7 +43,7 @@ def release(path: str, quarantine_dir: str) -> Change:
 
 
 def set_aside(path: str, quarantine_dir: str, *, keep: Iterable[str] = ()) -> Change:
-    """Move a regular file into the quarantine, unless it names an owner or a process has it open for writing; between attempts.
+    """Move a regular file into the quarantine, unless it names an owner or a process has it open; between attempts.
 
     It may be a lock, and somebody else's job may have taken it since it was found to be an orphan.
 
@@ -59,7 +59,8 @@ def set_aside(path: str, quarantine_dir: str, *, keep: Iterable[str] = ()) -> Ch
     with _turn_at(path):
         seen = _look_at(path)
         _check_named(path, seen)
-        _check_unused(path, seen)
+        # Nobody of the job lives, so no waiter opens it for an instant; torch's FileBaton holds it open for reading only.
+        _check_unused(path, seen, counts_readers=True)
         return _move(path, seen, quarantine_dir, keep)
 
 
@@ -91,8 +92,8 @@ def _look_at(path: str) -> os.stat_result:
     return status
 
 
-def _check_unused(path: str, status: os.stat_result) -> None:
-    holder = find_writer(os.path.basename(path), status)
+def _check_unused(path: str, status: os.stat_result, *, counts_readers: bool = False) -> None:
+    holder = find_holder(os.path.basename(path), status, counts_readers=counts_readers)
     if holder is not None:
         raise MendError(f"{path} stays: {holder}")
 
@@ -165,11 +166,16 @@ def has_lived(pid: int, wall: float) -> bool:
     return boot + ticks / os.sysconf("SC_CLK_TCK") <= wall + 1.0
 
 
-def find_writer(name: str, status: os.stat_result) -> str | None:
-    """Return who has a file open for writing, as a phrase, or who might and could not be asked; None where nobody has.
+def find_holder(name: str, status: os.stat_result, *, counts_readers: bool) -> str | None:
+    """Return who has a file open, as a phrase, or who might and could not be asked; None where nobody has.
 
-    A waiter opens it for an instant too, to read who owns it; an owner holds it open for writing. Only files of that name are asked
-    what they are: the file system of any other may not answer.
+    A waiter of filelock's opens it for an instant too, to read who owns it, while its owner holds it open for writing. Only files
+    of that name are asked what they are: the file system of any other may not answer.
+
+    Args:
+        name: The file's own name.
+        status: What it is.
+        counts_readers: Whether to count who has it open for reading only.
     """
     for entry in os.listdir("/proc"):
         if not entry.isdecimal():
@@ -188,7 +194,8 @@ def find_writer(name: str, status: os.stat_result) -> str | None:
                 if os.path.basename(os.readlink(f"/proc/{entry}/fd/{fd}")) != name:
                     continue
                 other = os.stat(f"/proc/{entry}/fd/{fd}")
-                if (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino) and _is_writing(entry, fd):
+                is_it = (other.st_dev, other.st_ino) == (status.st_dev, status.st_ino)
+                if is_it and (counts_readers or _is_writing(entry, fd)):
                     return f"PID {entry} has it open"
             except OSError:
                 continue

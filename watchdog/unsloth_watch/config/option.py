@@ -153,7 +153,7 @@ OPTIONS: tuple[Option, ...] = (
         "run-dir",
         "text",
         None,
-        "directory for this run's records; made if it is missing, must be empty or absent",
+        "directory for this run's records; made if it is missing, must hold no file of their names",
         "by default a new directory below $XDG_STATE_HOME/unsloth-watch/runs, so that runs never mix",
         metavar="DIR",
     ),

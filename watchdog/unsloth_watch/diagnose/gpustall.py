@@ -27,7 +27,12 @@ DEPTH = 40
 """Frames searched from the inside: an H100's driver had nine of its own below ``cuCtxSynchronize``."""
 LOST_XIDS = frozenset({"48", "61", "62", "74", "79", "94", "95", "119", "120", "140", "143", "154"})
 """Xid faults after which a device or its firmware needs a reset, by NVIDIA's catalogue."""
-_XID = re.compile(r"Xid \([^)]*\): (\d+)")
+_XID = re.compile(r"Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+)")
+_STAMP = re.compile(r"\[\s*(\d+(?:\.\d+)?)\]")
+_USER_HZ = 100
+# Start times count in it; 100 on every machine that CUDA runs on.
+_SLACK_S = 60.0
+# The kernel's log has a clock of its own, which drifts from that of start times.
 MIN_UTILISATION = 90.0
 DRAM_FLOOR, TENSOR_FLOOR, PCIE_FLOOR = 0.05, 0.05, 1.5e6
 """Percent, percent and bytes a second below which nothing moves, where the host's own floor was not learned. Measured on an H100:
@@ -124,10 +129,35 @@ def _is_spinning(gpu: GpuSample) -> bool:
 
 
 def _find_faults(case: Case) -> frozenset[str]:
-    """Return the numbers of the Xid faults that the kernel or the driver reported."""
-    logged = {number for line in case.evidence.kernel_log for number in _XID.findall(line)}
-    sensed = {str(number) for sample in case.samples for gpu in sample.gpus or () for number in gpu.xids}
+    """Return the numbers of the Xid faults that the kernel or the driver reported of the job's devices while it ran.
+
+    The log goes back to the boot and tells of all cards: a fault of last week, or of a neighbour's card, explains nothing. Where it
+    is not known which devices are the job's, all are asked.
+    """
+    own = {gpu.uuid for sample in case.samples for gpu in sample.gpus or () if gpu.is_ours}
+    buses = {_shorten(device.facts.get("bus", "")) for device in case.evidence.devices if device.uuid in own}
+    start_s = min((process.ref.start_ticks for process in case.processes), default=0) / _USER_HZ
+    logged = {
+        number
+        for line in case.evidence.kernel_log
+        for bus, number in _XID.findall(line)
+        if _is_since(line, start_s) and (not buses or _shorten(bus) in buses)
+    }
+    sensed = {
+        str(number) for sample in case.samples for gpu in sample.gpus or () if not own or gpu.uuid in own for number in gpu.xids
+    }
     return frozenset(logged | sensed)
+
+
+def _is_since(line: str, start_s: float) -> bool:
+    """Whether a line of the kernel's log is from then on; one without a time is believed."""
+    stamp = _STAMP.match(line)
+    return stamp is None or float(stamp[1]) >= start_s - _SLACK_S
+
+
+def _shorten(bus: str) -> str:
+    """Return the part of a PCI address that kernel and NVML write alike: ``0000:1A:00`` against ``00000000:1A:00.0``."""
+    return ":".join(bus.lower().partition(".")[0].split(":")[-2:])
 
 
 def _explain(

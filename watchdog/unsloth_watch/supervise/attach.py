@@ -13,7 +13,7 @@ from unsloth_watch.act.launch import Guardian, Started, become_subreaper
 from unsloth_watch.act.terminate import is_running
 from unsloth_watch.capture.children import own_pids
 from unsloth_watch.config.settings import Settings
-from unsloth_watch.errors import CannotLookError
+from unsloth_watch.errors import CannotLookError, WatchError
 from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.sense.exitinfo import read_exit_status
 from unsloth_watch.sense.heartbeat import HeartbeatReader
@@ -204,9 +204,22 @@ def _read_launch(pid: int) -> tuple[tuple[str, ...], dict[str, str], str]:
         raise CannotLookError(f"process {pid} cannot be read ({error.strerror}); see unsloth-watch inspect {pid}") from None
     environment = {name: value for name, is_pair, value in pairs if is_pair and name}
     directory = environment.get("UNSLOTH_WATCH_RUN_DIR")
-    if directory is not None and os.path.exists(os.path.join(directory, "control")):
+    if directory is not None and _is_answered(directory):
         raise CannotLookError(f"process {pid} has a supervisor already; see unsloth-watch show {directory}")
     return tuple(words), environment, cwd
+
+
+def _is_answered(directory: str) -> bool:
+    """Whether a supervisor listens in a run directory; one that was killed leaves its socket there."""
+    from unsloth_watch.supervise.request import NotRunningError, ask  # noqa: PLC0415 - only for a job that was supervised once
+
+    try:
+        ask(directory, "show")
+    except NotRunningError:
+        return False
+    except WatchError:  # it refuses, or is stopped: it is there
+        return True
+    return True
 
 
 def _read_words(pid: int, name: str) -> list[str]:

@@ -36,6 +36,8 @@ _RECENT = 10
 """Samples kept for a diagnosis: rates over some seconds. Those of 20 processes take about 60 kB."""
 _LOOK_PROCESSES = 4
 """Processes whose stacks a look takes: the command and the oldest of its tree, which is where hangs are read from."""
+_OVERDUE_S = 30.0
+"""Seconds from which a survey counts as held up: it has a deadline of its own, which a read of a wedged process can outlast."""
 _DOUBTFUL = (State.SUSPECTED, State.HUNG)
 
 
@@ -78,7 +80,7 @@ class Watch:
         self._looking: Task[tuple[Look, ...]] | None = None
         self._surveying: Task[Evidence] | None = None
         self._allowance = Allowance(clock.monotonic())
-        self._survey_began_cpu_s = 0.0
+        self._survey_began = self._survey_began_cpu_s = 0.0
         self._sampler = Sampler(
             job.tree,
             self._read_output if relay is not None else None,
@@ -115,10 +117,14 @@ class Watch:
         # A job in doubt is surveyed whatever it costs, and so is one of which something new was seen.
         is_urgent = verdict.state in _DOUBTFUL or not self.memory.inquiry.has_settled
         may_survey = self._allowance.has_left(now) or is_urgent
-        if verdict.wants_survey and self._surveying is None and may_survey:
-            self._surveying = self._take_survey()
-        if verdict.wants_look and self._looking is None:
-            self._looking = self._take_looks(verdict.looks)
+        try:
+            if verdict.wants_survey and self._surveying is None and may_survey:
+                self._surveying = self._take_survey()
+            if verdict.wants_look and self._looking is None:
+                self._looking = self._take_looks(verdict.looks)
+        except OSError as error:  # no descriptor is left to list the job by: the verdict does without it
+            self._tell_fault("survey", f"the job could not be listed: {error.strerror or error}")
+        self._tell_overdue(now)
         self._tell_doubt(before, verdict, now)
         return verdict
 
@@ -174,6 +180,11 @@ class Watch:
             self._faults.add(why)
             self._chronicle.event("sensor.degraded", sensor=sensor, why=why)
 
+    def _tell_overdue(self, now: float) -> None:
+        """Say that no proof can be had any more, where a survey is held up in the kernel for good."""
+        if self._surveying is not None and now - self._survey_began > _OVERDUE_S:
+            self._tell_fault("survey", f"not back after {_OVERDUE_S:.0f} s: until it is, the timeouts decide alone")
+
     def _take_looks(self, count: int) -> Task[tuple[Look, ...]]:
         from unsloth_watch.capture.look import burst  # noqa: PLC0415 - py-spy's side is imported when it is first needed
 
@@ -184,7 +195,7 @@ class Watch:
         from unsloth_watch.capture.capture import survey  # noqa: PLC0415 - only for a job that rests
 
         members, root = self._job.members(), self._job.root
-        self._survey_began_cpu_s = clock.cpu()
+        self._survey_began, self._survey_began_cpu_s = clock.monotonic(), clock.cpu()
         # Whatever a job of our own got from outside came through us: we still hold it.
         is_sealed = not self._job.is_attached
         return Task(lambda: survey(members, root, at=clock.monotonic(), clock=clock.monotonic, is_sealed=is_sealed), self._wake_fd)
