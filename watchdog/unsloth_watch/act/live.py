@@ -27,14 +27,14 @@ class Room(msgspec.Struct, frozen=True):
 
     Attributes:
         members: The job's processes.
-        keep_dir: Directory for bytes that are kept, made where it is missing.
+        keep_dir: Directory for bytes that are kept, made where it is missing; None where no reader may be held still for them.
         quarantine_dir: Directory of the run for things that are moved aside.
         complain: Takes a sentence about what went wrong after the repair was made; called in a thread.
         drains: Gets what goes on after the act: pipes whose readers are held still.
     """
 
     members: tuple[ProcessRef, ...]
-    keep_dir: str
+    keep_dir: str | None
     quarantine_dir: str
     complain: Callable[[str], None]
     drains: list[Drain] = []

@@ -58,6 +58,7 @@ def set_aside(path: str, quarantine_dir: str, *, keep: Iterable[str] = ()) -> Ch
     """
     with _turn_at(path):
         seen = _look_at(path)
+        _check_place(path)
         _check_named(path, seen)
         # Nobody of the job lives, so no waiter opens it for an instant; torch's FileBaton holds it open for reading only.
         _check_unused(path, seen, counts_readers=True)
@@ -100,13 +101,18 @@ def _check_unused(path: str, status: os.stat_result, *, counts_readers: bool = F
 
 def _check_owner(path: str, status: os.stat_result) -> None:
     """Raise where the file may have an owner."""
-    doubt = doubt_place(*find_mount(os.path.realpath(path)), sees_all=os.readlink("/proc/self/ns/pid") == _FIRST_NAMESPACE)
-    if doubt is not None:
-        raise MendError(f"{path} stays: {doubt}")
+    _check_place(path)
     owner = _check_named(path, status)
     if owner is None and time.time() - status.st_mtime < _SETTLED_S:
         raise MendError(f"{path} stays: it has only just been made")
     _check_unused(path, status)
+
+
+def _check_place(path: str) -> None:
+    """Raise where somebody whom we cannot see may be the owner."""
+    doubt = doubt_place(*find_mount(os.path.realpath(path)), sees_all=os.readlink("/proc/self/ns/pid") == _FIRST_NAMESPACE)
+    if doubt is not None:
+        raise MendError(f"{path} stays: {doubt}")
 
 
 def _check_named(path: str, status: os.stat_result) -> int | None:

@@ -30,6 +30,7 @@ class Memory(msgspec.Struct, frozen=True):
         ticks: Loads over the effort window, oldest first.
         looks: Looks at stacks since the last progress, oldest first.
         asked_at: When a look was last asked for.
+        heartbeats: The command's own count when it last told one; None before.
         phase: Last guess of the phase.
         inquiry: What is known towards a proof.
     """

@@ -45,7 +45,8 @@ class LiveRepair:
         self._began = clock.monotonic()
         self._room = room = Room(
             members=run.job.members(),
-            keep_dir=os.path.join(investigation.directory, "kept"),
+            # A job that outlives us must not be left with a reader that only we would let go on.
+            keep_dir=None if run.job.is_attached else os.path.join(investigation.directory, "kept"),
             quarantine_dir=os.path.join(run.launch.directory.path, "quarantine"),
             complain=run.chronicle.complain,
         )

@@ -1,4 +1,4 @@
-"""What the loop sleeps on: signals and the ends of tasks through one pipe, the guardian, the control socket and its clients."""
+"""What the loop sleeps on: signals and the ends of tasks through one pipe, the guardian, what the command reports, the control socket."""
 
 from __future__ import annotations
 

@@ -164,9 +164,12 @@ def _finish(aside: list[tuple[Stock, Entry, str, Discard]]) -> list[Pruned]:
     doubt = Doubt()
     results = []
     for stock, entry, why, discard in aside:
-        use = explain_use(stock, entry, doubt, name=discard.aside, has_marker=stock.kind.id == "project")
-        if use is None and not is_still_alone(entry):
-            use = "another revision needs its files now"
+        try:
+            use = explain_use(stock, entry, doubt, name=discard.aside, has_marker=stock.kind.id == "project")
+            if use is None and not is_still_alone(entry):
+                use = "another revision needs its files now"
+        except OSError as error:  # what cannot be asked is in use
+            use = f"who uses it could not be found out: {error}"
         try:
             if use is not None:
                 discard.put_back()

@@ -9,7 +9,7 @@ from unsloth_watch.act.launch import Started
 from unsloth_watch.act.relay import Relay
 from unsloth_watch.act.terminate import Stage
 from unsloth_watch.config.settings import Settings
-from unsloth_watch.errors import EXIT_SUPERVISOR, EXIT_UNKILLABLE, LaunchError
+from unsloth_watch.errors import EXIT_SUPERVISOR, EXIT_UNKILLABLE, WatchError
 from unsloth_watch.supervise import clock
 from unsloth_watch.supervise.aftermath import follow_end, follow_shutdown
 from unsloth_watch.supervise.attendance import ENDING_S, Attendance
@@ -227,9 +227,9 @@ class Run:
             self.launch.streams.terminal.close()
         try:
             self.job.start(self.attempt, self.relaunch.remedied)
-        except LaunchError as error:
+        except (WatchError, OSError) as error:  # of the command, of its streams, or no descriptor is left: the records say so
             self.chronicle.complain(str(error))
-            self.finish("error", error.exit_code)
+            self.finish("error", error.exit_code if isinstance(error, WatchError) else EXIT_SUPERVISOR)
             return
         self.launch.streams.take_keys()
         if self.relay is not None:
