@@ -332,3 +332,19 @@ def test_what_a_dead_process_waits_for_is_nothing():
     start = read_start_ticks(child.pid)
     child.wait()
     assert inspect_unkillable(child.pid, start) is None
+
+
+def test_somebody_who_was_overlooked_is_asked_like_everybody_and_not_killed_at_once() -> None:
+    overlooked = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        start = read_start_ticks(overlooked.pid)
+        assert start is not None
+        member = (overlooked.pid, start)
+        looks = itertools.chain([[], []], itertools.repeat([member]))
+        termination = Termination(lambda: next(looks), member, GRACE_S, now=0.0)
+        assert termination.advance(0.0) is Stage.DONE
+        assert termination.advance(1.0) is Stage.INTERRUPT
+        assert [sent.signum for sent in termination.signals_sent] == [signal.SIGINT]
+    finally:
+        overlooked.kill()
+        overlooked.wait()

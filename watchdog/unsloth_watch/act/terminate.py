@@ -25,7 +25,7 @@ _DESCRIPTOR_CALLS = frozenset((0, 1, 3, 5, 8, 16, 17, 18, 19, 20, 40, 72, 73, 74
 
 
 class Stage(enum.Enum):
-    """How far a termination has come; each stage follows from the one before and none is gone back to."""
+    """How far a termination has come; each stage follows from the one before; only DONE is gone back from."""
 
     INTERRUPT = "interrupt"
     """SIGINT was sent to the root's process group, as Ctrl-C would: handlers run, checkpoints are written."""
@@ -152,7 +152,7 @@ class Termination:
         *,
         kill_group: Callable[[], bool] | None = None,
     ) -> None:
-        self.stage = Stage.INTERRUPT
+        self.stage = self._before_done = Stage.INTERRUPT
         self.alive: tuple[tuple[int, int], ...] = ()
         self.unkillable: tuple[Unkillable, ...] = ()
         self.signals_sent: list[SignalSent] = []
@@ -188,8 +188,11 @@ class Termination:
         self.alive = self._look() or self._look()
         if not self.alive:
             self.unkillable = ()
-            self.stage = Stage.DONE
+            if self.stage is not Stage.DONE:
+                self._before_done, self.stage = self.stage, Stage.DONE
             return self.stage
+        if self.stage is Stage.DONE:  # somebody was overlooked: he gets all the time that the others had
+            self.stage = self._before_done
         self._move_on(now)
         if self.stage is Stage.INTERRUPT:
             self._interrupt(now)

@@ -1,4 +1,4 @@
-"""What the loop sleeps on: signals and the ends of tasks through one pipe, the guardian, what the command reports, the control socket."""
+"""What the loop sleeps on: signals and ends of tasks through one pipe, the guardian, the command's reports, the control socket."""
 
 from __future__ import annotations
 

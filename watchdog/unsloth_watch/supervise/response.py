@@ -104,10 +104,7 @@ class Response:
         return self._run.phase is Phase.CAPTURING and self.investigation is not None and self.investigation.is_done
 
     def abandon(self) -> None:
-        """Let go of the incident at hand: something else ends the attempt, or nobody is to be judged.
-
-        One that was told already is laid by with what was changed.
-        """
+        """Let go of the incident at hand, as a person wants something else; one that was told is laid by with what was changed."""
         if self._repair is not None and self.investigation is not None:
             self._repair.wait()
             if self._repair.is_done and not self._repair.is_told:
