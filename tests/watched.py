@@ -38,10 +38,11 @@ class Watched:
         return {**environment, "XDG_STATE_HOME": str(self.place / "state"), "XDG_CACHE_HOME": str(self.place / "cache"), **more}
 
     def start(self, *words: str, options: tuple[str, ...] = (), **keywords: Any) -> subprocess.Popen[bytes]:
-        """Start a command under supervision."""
+        """Start a command under supervision, by the real program or one that stands for it."""
+        program = keywords.pop("program", PROGRAM)
         keywords.setdefault("env", self.environment())
         keywords.setdefault("stdin", subprocess.DEVNULL)
-        command = [*PROGRAM, "--run-dir", str(self.directory), *options, "--", *words]
+        command = [*program, "--run-dir", str(self.directory), *options, "--", *words]
         return subprocess.Popen(command, cwd=self.place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords)
 
     def run(self, *words: str, options: tuple[str, ...] = (), timeout: float = 100, **keywords: Any) -> tuple[int, bytes, bytes]:

@@ -5,6 +5,7 @@ Reading the same ground again never counts, however much and however fast: the f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -27,6 +28,9 @@ from unsloth_watch.model.sample import FileSample, GpuSample
 from unsloth_watch.model.verdict import Progress, Tier
 
 _MOST_FILES = 4096
+MOST_COMMANDS = 1024
+"""Names of programs that count as new; a toolchain has dozens."""
+_NUMBERS = re.compile(r"\d+")
 
 
 class DataMemory(msgspec.Struct, frozen=True):
@@ -97,7 +101,10 @@ def weigh_processes(
         at, moved, leak_per_s=LEAK * STORAGE_BYTES_PER_S, quota=(1 - LEAK) * STORAGE_BYTES_PER_S * rules.meter_s
     )
     memory_meter, memory_credit = memory.memory_meter.add(at, grown, leak_per_s=MEMORY_BYTES / rules.stall_s, quota=MEMORY_BYTES)
-    commands = frozenset(process.comm for process in processes) - memory.commands
+    # Without numbers, and bounded: a poll that starts helpers under ever new names must not count for ever.
+    commands = frozenset(_NUMBERS.sub("", process.comm) for process in processes) - memory.commands
+    if len(memory.commands) >= MOST_COMMANDS:
+        commands = frozenset()
     found = []
     if storage_credit:
         found.append(Progress(at, Tier.DATA, "storage", f"{format_size(storage_credit)} from or to storage"))

@@ -54,6 +54,8 @@ SHORTEST_FLOW_S = 6.0
 """Shortest window of a connection's flow, seconds: three looks at 1 Hz with one late, or at the longest rest of the sensor."""
 MEMORY_BYTES = 8 * 1024 * 1024
 """Growth of a resident set beyond its highest mark: allocators breathe by less."""
+LONGEST_EFFORT_S = 120.0
+"""Longest window of rates, seconds: a day's stall timeout must not keep hours of samples."""
 SHORT_EFFORT_S = 3.0
 """Seconds at the end of the effort window that must show the effort too: three samples at 1 Hz. Over the window alone (30 s with
 the default timeout) a job that stands still would count as computing for 27 s more."""
@@ -115,8 +117,8 @@ class Rules(msgspec.Struct, frozen=True):
 
     @property
     def effort_s(self) -> float:
-        """Window over which CPU and I/O rates are taken, seconds: long enough for three samples at 1 Hz."""
-        return max(SHORT_EFFORT_S, self.stall_s / 6)
+        """Window over which CPU and I/O rates are taken, seconds: long enough for three samples at 1 Hz, and bounded in memory."""
+        return min(max(SHORT_EFFORT_S, self.stall_s / 6), LONGEST_EFFORT_S)
 
     @property
     def look_after_s(self) -> float:

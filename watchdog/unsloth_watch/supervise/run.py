@@ -38,6 +38,8 @@ _CLIENT_TICK_S = 1.0
 """Seconds between looks at the deadlines of who asks at the control socket."""
 _RELAY_FINISH_S = 5.0
 """Longest time without any delivery before output for a reader that does not read is given up at the end."""
+_MOST_FAULTS = 8
+"""Different faults of the judge that are told."""
 
 
 class Run:
@@ -71,6 +73,7 @@ class Run:
             say=relay.say if relay is not None else say_directly,
             caches=[CacheRecord(one.cache, one.variable, one.path, one.why) for one in launch.isolation.choices],
         )
+        self._faults: set[str] = set()
         self.phase = Phase.RUNNING
         self.attempt = 1
         self.exit_code = EXIT_SUPERVISOR
@@ -165,8 +168,26 @@ class Run:
             self._trace_check = TraceCheck(self.poller.wake_fd)
         self._trace_check.tell(self.chronicle)
         self._next_tick = max(min(self._next_tick, now) + self.settings.interval, now + self.settings.interval / 2)
-        if not self.is_paused:
-            self.response.heed(self.watch.tick(now), now)
+        if self.is_paused:
+            return
+        try:
+            verdict = self.watch.tick(now)
+        except Exception as error:  # a fault of ours must not end the job: it is told, and the job is judged afresh
+            self._judge_afresh(error)
+        else:
+            self.response.heed(verdict, now)
+
+    def _judge_afresh(self, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}; the job is judged afresh, and what was suspected is forgotten"
+        if why not in self._faults and len(self._faults) < _MOST_FAULTS:
+            self._faults.add(why)
+            self.chronicle.event("sensor.degraded", sensor="judge", why=why)
+        if self.phase in (Phase.CAPTURING, Phase.REPAIRING):
+            self.response.abandon()
+            self.enter(Phase.RUNNING)
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch.close()
 
     def pause(self) -> None:
         """Stop judging, for somebody who debugs the job: nothing is sampled, and nobody is ended for a hang."""
