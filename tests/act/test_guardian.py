@@ -217,7 +217,7 @@ def test_the_command_dies_with_its_supervisor_even_where_proc_has_gone(tmp_path)
     supervisor = subprocess.Popen([*words, sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert supervisor.stdout is not None
     pid = int(supervisor.stdout.readline())
-    assert state_of(pid) == "S"
+    assert state_of(pid) not in (None, "Z")
     supervisor.kill()
     supervisor.communicate()
     until(lambda: state_of(pid) in (None, "Z"))

@@ -11,6 +11,7 @@ import time
 import msgspec
 import pytest
 
+from otheruser import require_other_user
 from unsloth_watch.capture.capture import capture, look, looks, stack_signature
 from unsloth_watch.capture.children import own_pids
 from unsloth_watch.capture.look import burst
@@ -149,8 +150,8 @@ sys.stdout.buffer.write(msgspec.json.encode(take()))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs two users: run as root, or with `unshare --map-auto -r`")
 def test_another_users_process_says_which_right_is_missing(start):
+    require_other_user()
     target = start(SLEEP).rest()
     target.await_call("clock_nanosleep")
     argv = [sys.executable, "-c", OTHER_USER, str(target.pid), str(target.ref.start_ticks), str(find_binary())]
