@@ -163,7 +163,8 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
     if broken is not None:
         reasons.append(f"the rhythm of {broken.name} broke at {broken.best:g}" + (f" of {broken.total:g}" if broken.total else ""))
     if is_circling:
-        reasons.append(f"{len(memory.looks)} looks at the stacks found {len({look.stack for look in memory.looks})} places")
+        places = len({look.stack for look in memory.looks})
+        reasons.append(f"{len(memory.looks)} looks at the stacks found {places} place{'s' if places > 1 else ''}")
     if inquiry.proof:
         reasons.insert(0, inquiry.proof[-1])
     elif inquiry.doubt:

@@ -113,7 +113,8 @@ def _describe_unkillable(event: Event) -> str:
 
 def _describe_released(event: Event) -> str:
     if event["is_free"]:
-        return f"GPU memory of the ended attempt was free {format_duration(event['seconds'])} later"
+        later = f"{format_duration(event['seconds'])} later" if event["seconds"] >= 1 else "at once"
+        return f"GPU memory of the ended attempt was free {later}"
     return f"GPU memory of the ended attempt is still held after {format_duration(event['seconds'])}: {_join(event['devices'])}"
 
 
