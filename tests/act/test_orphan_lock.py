@@ -96,7 +96,7 @@ def test_a_lock_of_another_host_or_one_just_made_stays(lock: Path, tmp_path: Pat
     assert lock.exists()
 
 
-@pytest.mark.parametrize("words", ["1\nanother-host\n", f"{os.getpid()}\n"])
+@pytest.mark.parametrize("words", ["1\nanother-host\n", f"{os.getpid()}\n"], ids=["another host", "a living owner"])
 def test_between_attempts_too_a_lock_that_names_a_possible_owner_stays(tmp_path: Path, words: str) -> None:
     lock = tmp_path / "data.lock"
     lock.write_text(words)
