@@ -62,10 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         sys.stderr.write(f"unsloth-watch: {clean_line(str(error))}\n")
         return error.exit_code
-    except Exception:  # a defect of ours: the traceback is for its report, and the guardian ends the job with us
-        import traceback  # noqa: PLC0415
-
-        traceback.print_exc()
+    except Exception as error:  # a defect of ours: the traceback is for its report, and the guardian ends the job with us
+        # Not by ``traceback``: its import fails where no descriptor is left.
+        sys.__excepthook__(type(error), error, error.__traceback__)
         sys.stderr.write("unsloth-watch: the supervisor failed; please report the lines above\n")
         return EXIT_SUPERVISOR
 

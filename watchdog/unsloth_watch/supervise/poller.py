@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
+import time
 
 from unsloth_watch.supervise import clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from unsloth_watch.act.launch import Guardian
+
+
+_BLIND_S = 0.2
+"""Seconds to sleep where nothing can be polled."""
 
 
 class Poller:
@@ -45,7 +51,14 @@ class Poller:
             if guardian_fd is not None:
                 self.registry.register(guardian_fd, select.POLLIN)
             self._guardian_fd = guardian_fd
-        self.registry.poll(max(0.0, 1000 * (until - clock.monotonic())))
+        left_s = max(0.0, until - clock.monotonic())
+        try:
+            self.registry.poll(1000 * left_s)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # Somebody has lowered our limit of open files below what is polled (poll(2)): look at everything soon instead.
+            time.sleep(min(left_s, _BLIND_S))
 
     def wake(self) -> None:
         """End the sleep, or the next one; may be called from any thread."""
