@@ -43,7 +43,12 @@ def stalled(tmp_path: Path) -> Iterator[tuple[ProcessRef, Path]]:
             server.stdin.close()
             pytest.skip(f"FUSE cannot be mounted here ({answer}); run as root with /dev/fuse")
         pid = int(server.stdout.readline())
-        until(lambda: any(task.wait_channel == "request_wait_answer" for task in read_tasks(pid)))
+        # The server answers the requests before the read.
+        until(
+            lambda: any(
+                name_syscall(task.syscall) == "read" and task.wait_channel == "request_wait_answer" for task in read_tasks(pid)
+            )
+        )
         start = read_start(pid)
         assert start is not None
         yield ProcessRef(pid, start), mounted

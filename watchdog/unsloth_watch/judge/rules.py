@@ -54,6 +54,8 @@ SHORTEST_FLOW_S = 6.0
 """Shortest window of a connection's flow, seconds: three looks at 1 Hz with one late, or at the longest rest of the sensor."""
 MEMORY_BYTES = 8 * 1024 * 1024
 """Growth of a resident set beyond its highest mark: allocators breathe by less."""
+LATE_LOOKS = 40
+"""Looks that would fit into a busy timeout, half of which are taken in its second half: the rule for loops wants a dozen."""
 LONGEST_EFFORT_S = 120.0
 """Longest window of rates, seconds: a day's stall timeout must not keep hours of samples."""
 SHORT_EFFORT_S = 3.0

@@ -15,7 +15,7 @@ from unsloth_watch.judge.effort import Effort, Kind, measure_effort, tick_of
 from unsloth_watch.judge.inquiry import ask, measure_core, weigh_surveys
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.phase import guess_phase
-from unsloth_watch.judge.rules import BURST_LOOKS, COMPUTING_CORE, GPU_BUSY_PERCENT, MOST_BURST, Rules
+from unsloth_watch.judge.rules import BURST_LOOKS, COMPUTING_CORE, GPU_BUSY_PERCENT, LATE_LOOKS, MOST_BURST, Rules
 from unsloth_watch.judge.stacks import MOST_LOOKS, is_closed_set
 from unsloth_watch.judge.work import broken_rhythm, weigh_readings
 from unsloth_watch.model.sample import Sample
@@ -156,7 +156,8 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
         state = State.COMPUTING
     else:
         state = State.SUSPECTED if idle_s >= rules.suspect_after_s else State.QUIET
-    wanted = _count_looks(memory, rules, at, idle_s=idle_s, is_broken=broken is not None)
+    is_late = is_computing and silent_s >= busy_limit / 2
+    wanted = _count_looks(memory, rules, at, idle_s=idle_s, is_broken=broken is not None, is_late=is_late)
     if wanted:
         memory = msgspec.structs.replace(memory, asked_at=at)
     reasons = _reasons(memory, effort, silent_s=silent_s)
@@ -206,10 +207,14 @@ def _missing_senses(sample: Sample) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _count_looks(memory: Memory, rules: Rules, at: float, *, idle_s: float, is_broken: bool) -> int:
-    """Ask rarer and rarer while idle; steadily while a rhythm is broken, where many are needed, and several a sample if need be."""
+def _count_looks(memory: Memory, rules: Rules, at: float, *, idle_s: float, is_broken: bool, is_late: bool) -> int:
+    """Ask rarer and rarer while idle; steadily while a rhythm is broken, where many are needed, and several a sample if need be.
+
+    Half-way to the busy timeout some are taken too, so that the cause of a silent loop can be told when it is over.
+    """
     if idle_s < rules.look_after_s and not is_broken:
-        return 0
+        is_due = memory.asked_at is None or at - memory.asked_at >= rules.busy_s / LATE_LOOKS
+        return 1 if is_late and is_due else 0
     if memory.asked_at is None:
         return 1
     since = at - memory.asked_at
