@@ -126,7 +126,7 @@ def test_a_process_without_a_gpu_holds_none_and_one_that_was_not_looked_through_
     patient, hasty = FileReader(round_every=1), FileReader(most=1, round_every=1)
     patient.read((ref,))
     hasty.read((ref,))
-    assert (patient.gpu_holders(), patient.gpu_knowledge()) == (frozenset(), {ref.pid: False})
+    assert patient.gpu_knowledge() == {ref.pid: False}
     assert hasty.gpu_knowledge() == {}
 
 
@@ -139,10 +139,10 @@ def test_a_process_that_holds_a_gpu_device_is_a_holder_until_it_lets_go(start, r
         refs, reader = (ref_of(child.pid),), FileReader(round_every=1)
         do(child, "gpu = open('/dev/nvidia7', 'rb', buffering=0)")
         reader.read(refs)
-        assert reader.gpu_holders() == {child.pid}
+        assert reader.gpu_knowledge() == {child.pid: True}
         do(child, "gpu.close()")
         reader.read(refs)
-        assert reader.gpu_holders() == frozenset()
+        assert reader.gpu_knowledge() == {child.pid: False}
     finally:
         os.unlink("/dev/nvidia7")
 

@@ -31,7 +31,7 @@ def move(source: str, target: str) -> None:
             shutil.copy2(source, partial, follow_symlinks=False)
         _sync(partial)
         os.rename(partial, target)
-    except BaseException:
+    except BaseException:  # also Ctrl-C: no half copy stays, and the fault goes on to the caller
         _discard(partial)
         raise
     # Aside first, by one rename: at no moment is a half-removed directory at the place where the next attempt looks.

@@ -181,7 +181,7 @@ class Drain:
             # Held from the start: the reader sees no end of file before it has everything.
             self._fds["into"] = _open_end(target, os.O_WRONLY)
             self._fds["kept"] = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except BaseException:
+        except BaseException:  # whatever it was goes on to the caller; the descriptors do not stay open
             self._close()
             raise
 

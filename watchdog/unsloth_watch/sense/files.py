@@ -105,10 +105,6 @@ class FileReader:
         """
         return {ref: frozenset(held.values()) for ref, held in self._sockets.items() if held}
 
-    def gpu_holders(self) -> frozenset[int]:
-        """Return the PIDs of processes that hold a GPU device file open, as far as was looked."""
-        return frozenset(ref.pid for ref, holds in self._holds_gpu.items() if holds)
-
     def gpu_knowledge(self) -> dict[int, bool]:
         """Return whether a process holds a GPU, by PID; a process that was not looked through entirely yet is missing."""
         return {ref.pid: holds for ref, holds in self._holds_gpu.items()}

@@ -7,7 +7,6 @@ is read when it has stood still for a tick, so that a step of 14 s does not show
 from __future__ import annotations
 
 import re
-from collections import deque
 
 from unsloth_watch.model.sample import OutputSample, Reading
 from unsloth_watch.sense.line import MOST_CHARS, read_line, strip_escapes
@@ -20,7 +19,6 @@ MOST_BYTES = 1 << 16
 """Bytes of one feed that are cut into lines; of a flood the newest are."""
 MOST_KEPT = 2048
 """Bytes of an unfinished line that are kept: enough for 400 characters with escapes between them."""
-TAIL_LINES = 400
 _ENDS = re.compile(rb"\r\n|\n|\r")
 _PROMPT = re.compile(
     r"(?:\?|[:>$#]|\[[yY]/[nN]\]|\([yY]/[nN]\)|\(yes/no[^)]{0,30}\)|pass(?:word|phrase)[^:]{0,60}:?"
@@ -39,8 +37,6 @@ class OutputReader:
         self._was_read = b""
         self._ended_by_cr = False
         self._lines = 0
-        self._tail: deque[bytes] = deque(maxlen=TAIL_LINES)
-        self._tail_is_open = False
 
     def feed(self, fresh: bytes, total_bytes: int, skipped: int = 0, is_blocked: bool = False) -> OutputSample:
         r"""Return the sample of this tick.
@@ -77,15 +73,6 @@ class OutputReader:
             prompt = text.strip() if len(self._partial) < MOST_KEPT and _PROMPT.search(text) else None
         return OutputSample(total_bytes, self._lines, tuple(readings[-MOST_READINGS:]), is_blocked, prompt)
 
-    def tail_lines(self, count: int) -> tuple[str, ...]:
-        r"""Return the newest ``count`` lines as a terminal shows them: overwritten ones (``\r``) once, the unfinished one last."""
-        lines = [_decode(line) for line in list(self._tail)[-count:]]
-        if self._partial:
-            if self._tail_is_open and lines:
-                lines.pop()
-            lines.append(_decode(bytes(self._partial)))
-        return tuple(lines[-count:]) if count > 0 else ()
-
     def _count_ends(self, fresh: bytes) -> int:
         r"""Return the line ends in ``fresh``; ``\r\n`` is one, also where two calls share it."""
         if not fresh:
@@ -97,7 +84,7 @@ class OutputReader:
         return count
 
     def _split(self, fresh: bytes) -> list[bytes]:
-        """Cut off whole lines, blank ones left out; keep the rest and the tail. A line that was read while it stood is left out."""
+        """Cut off whole lines, blank ones left out; keep the rest. A line that was read while it stood is left out."""
         lines: list[bytes] = []
         start = 0
         for end in _ENDS.finditer(fresh):
@@ -109,16 +96,8 @@ class OutputReader:
             if self._is_cut:
                 self._is_cut = False
                 continue
-            is_overwritten = end.group() == b"\r"
-            if line.strip():
-                if line != was_read:
-                    lines.append(line)
-                if self._tail_is_open and self._tail:
-                    self._tail.pop()
-                self._tail.append(line)
-                self._tail_is_open = is_overwritten
-            elif not is_overwritten:
-                self._tail_is_open = False
+            if line.strip() and line != was_read:
+                lines.append(line)
         self._keep(fresh[start:])
         return lines
 

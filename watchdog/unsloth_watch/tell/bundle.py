@@ -50,7 +50,7 @@ def build_bundle(run_directory: str, number: int, redactor: Redactor | None = No
             if redactor is not None:
                 _add_output(archive, top, os.path.join(run_directory, "output.log"), redactor)
         os.rename(temporary, target)
-    except BaseException:
+    except BaseException:  # also Ctrl-C: no half bundle stays, and the fault goes on to the caller
         os.unlink(temporary)
         raise
     return target

@@ -15,7 +15,6 @@ _POLLS = frozenset({"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_
 _CHILDREN = frozenset({"wait4", "waitid"})
 _EPOLLS = frozenset({"epoll_wait", "epoll_pwait", "epoll_pwait2"})
 _SETLKW = (7, 38)  # F_SETLKW and F_OFD_SETLKW
-_FUTEX_PRIVATE = 0x80
 _NO_WAIT = ("freez", "signal_stop", "ptrace", "seccomp")
 # Kernel functions that hold a thread whatever call it was in: cgroup freezer, job control, tracers, supervisors of system calls.
 _FUTEX_COMMANDS = frozenset({0, 6, 9, 11, 13})  # WAIT, LOCK_PI, WAIT_BITSET, WAIT_REQUEUE_PI, LOCK_PI2
@@ -54,7 +53,6 @@ class Wait(msgspec.Struct, frozen=True):
             a LOCK, or a poll with a timeout.
         is_write: Whether it waits to write.
         child: PID of the child it waits for, 0 for any.
-        is_shared: Whether a MEMORY wait may be ended from another process too.
         memory: Where a shared futex lies (``device:inode:offset``); empty for a private one, and where it could not be read.
         loop: The known loop that it is in, where there is one.
     """
@@ -64,7 +62,6 @@ class Wait(msgspec.Struct, frozen=True):
     targets: tuple[str, ...] = ()
     is_write: bool = False
     child: int = 0
-    is_shared: bool = False
     loop: Loop | None = None
     memory: str = ""
 
@@ -121,7 +118,7 @@ def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str
         if args[1] & 0x7F not in _FUTEX_COMMANDS:
             return Wait(Class.UNKNOWN, phrase)
         kind = Class.TIMED if args[3] else Class.MEMORY
-        return Wait(kind, phrase, is_shared=not args[1] & _FUTEX_PRIVATE, memory=thread.futex or "")
+        return Wait(kind, phrase, memory=thread.futex or "")
     if call in _READS or call in _WRITES:
         return Wait(Class.CHANNEL, phrase, targets, is_write=call in _WRITES)
     if call in _POLLS:
