@@ -157,7 +157,11 @@ def test_a_field_that_is_unreadable_now_and_then_never_brings_a_hang_nearer(of: 
     assert hung_from(blind) >= hung_from(job(of))
 
 
+STILL: Flow = {"core": 0.0, "file": 0, "storage": 0, "outer": 0, "inner": 0, "faults": 0, "memory": 0, "step": 0}
+
+
 @relaxed
+@example([*[STILL] * 17, {**STILL, "file": 50_000}, STILL, {**STILL, "file": 1023}], 18, 3)
 @given(flows, st.integers(1, 30), st.integers(1, 8))
 def test_files_that_moved_while_they_could_not_be_seen_count_when_they_can(of: list[Flow], first: int, seconds: int) -> None:
     """Offsets are totals: what is not seen now is seen later, so a short blindness can only make the judge more patient."""

@@ -83,6 +83,11 @@ def weigh_files(memory: DataMemory, files: tuple[FileSample, ...], rules: Rules,
     return after, [Progress(at, Tier.DATA, "file", detail)] if credit else []
 
 
+def pass_over_files(memory: DataMemory, at: float) -> DataMemory:
+    """Return the memory after a sample that could not see the files: what is not known is no silence."""
+    return msgspec.structs.replace(memory, file_meter=memory.file_meter.rest(at))
+
+
 def weigh_processes(
     memory: DataMemory, processes: tuple[ProcessSample, ...], rules: Rules, at: float
 ) -> tuple[DataMemory, list[Progress]]:
@@ -94,6 +99,8 @@ def weigh_processes(
         if process.read_bytes is not None and process.write_bytes is not None:
             storage[process.ref] = process.read_bytes + process.write_bytes
             moved += max(0, storage[process.ref] - memory.storage.get(process.ref, storage[process.ref]))
+        elif process.ref in memory.storage:
+            storage[process.ref] = memory.storage[process.ref]  # a total: what is not seen now is seen later
         peak = memory.peak_rss.get(process.ref, process.rss_bytes)
         grown += max(0, process.rss_bytes - peak)
         peaks[process.ref] = max(peak, process.rss_bytes)

@@ -40,3 +40,11 @@ class Meter(msgspec.Struct, frozen=True):
         if amount > 0 and level >= quota:
             return Meter(quota, at), gathered
         return Meter(level, at, gathered), 0.0
+
+    def rest(self, at: float) -> Meter:
+        """Return the meter after time in which nothing could be seen: nothing leaks away, for it may have come meanwhile.
+
+        Args:
+            at: Now, effective seconds.
+        """
+        return self if self.at is None else msgspec.structs.replace(self, at=at)

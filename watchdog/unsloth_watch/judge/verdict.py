@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from unsloth_watch.judge.connections import weigh_connections
-from unsloth_watch.judge.data import has_gpu_effort, weigh_files, weigh_gpus, weigh_processes
+from unsloth_watch.judge.data import has_gpu_effort, pass_over_files, weigh_files, weigh_gpus, weigh_processes
 from unsloth_watch.judge.effort import Effort, Kind, measure_effort, tick_of
 from unsloth_watch.judge.inquiry import ask, measure_core, weigh_surveys
 from unsloth_watch.judge.memory import Memory
@@ -73,6 +73,8 @@ def _weigh(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[Mem
     if sample.files is not None:
         data, more = weigh_files(data, sample.files, rules, at)
         found += more
+    else:
+        data = pass_over_files(data, at)
     if sample.processes is not None:
         data, more = weigh_processes(data, sample.processes, rules, at)
         found += more
