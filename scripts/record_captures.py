@@ -48,7 +48,9 @@ ZOO = (
     "hang_native_mutex_gil", "hang_os_fork", "hang_pipe_stderr", "hang_pipe_stdin", "hang_pipe_stdout",
     "hang_pool_worker_killed", "hang_queue_dead_process", "hang_queue_dead_thread", "hang_queue_feeder", "hang_queue_full",
     "hang_rank_exit", "hang_rlock_future", "hang_self_lock", "hang_semaphore", "hang_signal_handler", "hang_sigwait",
-    "hang_socket_inside", "hang_three_locks", "hang_torch_queue_worker_killed", "hang_two_flocks",
+    "hang_socket_inside", "hang_three_locks", "hang_torch_queue_worker_killed", "hang_two_flocks", "hang_child_server",
+    "hang_http_callback", "hang_join_timeout", "hang_mp_lock_parent", "hang_queue_timeout", "hang_step_back",
+    "hang_thread_polls",
 )  # fmt: skip
 
 STAND_IN = """

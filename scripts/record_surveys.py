@@ -37,14 +37,23 @@ READY_S = 60.0
 
 HANGING = (
     *("abba", "queue_dead_thread", "pipe_stderr", "fork_lock", "pool_worker_killed", "mp_lock_killed", "asyncio_future"),
-    *("socket_inside", "flock_inside", "stop_child", "grandchild", "dataloader_worker_stuck", "noise_alive", "noise_busy_monitor"),
-    *("import_cycle", "executor_nested", "pipe_end_kept"),
+    *("socket_inside", "flock_inside", "stop_child", "grandchild", "dataloader_worker_stuck", "noise_alive"),
+    *("import_cycle", "executor_nested", "pipe_end_kept", "gil_mutex", "manager_lock", "http_callback"),
 )
 HEALTHY = (
     *("outside_eventfd", "outside_pipe", "outside_fifo", "outside_unix", "outside_signal", "outside_semaphore", "outside_flock"),
     *("outside_inotify", "outside_epoll", "outside_manager", "clock_itimer", "clock_posix_timer", "clock_timerfd", "clock_thread"),
-    *("clock_native_thread", "clock_child", "clock_sigchld", "clock_killer", "clock_mp_event", "clock_queue", "clock_asyncio"),
-    "clock_dataloader",
+    *(
+        "clock_native_thread",
+        "clock_child",
+        "clock_sigchld",
+        "clock_killer",
+        "clock_killer_loop",
+        "clock_mp_event",
+        "clock_queue",
+        "clock_asyncio",
+    ),
+    *("clock_dataloader", "gil_clock", "gil_pipe", "gil_join", "manager_clock", "clock_interrupt", "clock_tee"),
 )
 NAMES = (*(f"hang_{name}" for name in HANGING), *(f"healthy_{name}" for name in HEALTHY))
 

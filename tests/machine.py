@@ -82,11 +82,14 @@ class Machine:
 
     Args:
         place: An empty directory, visible inside under the same path.
+
+    Attributes:
+        group: The control group below which all of it runs.
     """
 
     def __init__(self, place: Path) -> None:
         self.place = place
-        self._group = _make_group()
+        self.group = _make_group()
         extra = [str(place), *sorted({str(Path(path).resolve()) for path in _needed() if not _is_on_root(path)})]
         environment = {**os.environ, "PLACE": str(place / "machine"), "MASKED": " ".join(_MASKED), "EXTRA": " ".join(extra)}
         (place / "machine").mkdir()
@@ -105,7 +108,7 @@ class Machine:
         ]
         boot = os.open(place / "boot", os.O_CREAT | os.O_WRONLY, 0o600)
         self._process = subprocess.Popen(
-            ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', self._group, *words, "sh", "-c", _BOOT],
+            ["sh", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', self.group, *words, "sh", "-c", _BOOT],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=boot,
         )  # fmt: skip
         os.close(boot)
@@ -145,8 +148,8 @@ class Machine:
         """Switch off, and take the control group away."""
         self._process.kill()
         self._process.wait()
-        (Path(self._group) / "cgroup.kill").write_text("1")
-        until(lambda: _remove_group(Path(self._group)), every=0.05)
+        (Path(self.group) / "cgroup.kill").write_text("1")
+        until(lambda: _remove_group(Path(self.group)), every=0.05)
 
     def _find_pid(self) -> int | None:
         assert self._process.poll() is None, (self.place / "boot").read_text()

@@ -25,7 +25,7 @@ _KEYS: dict[str, dict[str, type]] = {
 _OPTIONAL: dict[str, type] = {"outside": list, "actions": str}
 _CHOICES = {
     "stdin": ("null", "open-pipe", "tty"),
-    "cure": ("continue", "drain", "shutdown", "mkdir", "relaunch", "environment", "none"),
+    "cure": ("continue", "drain", "shutdown", "mkdir", "quarantine", "relaunch", "environment", "none"),
     "timeouts": ("stall", "busy", "rhythm"),
     "actions": ("", "stop-continue"),
 }

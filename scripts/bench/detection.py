@@ -162,7 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--rules", action="store_true", help="what rules of thumb would have said of the same runs")
     parser.add_argument("--peers", action="store_true", help="run every program below torchrun and ft_launcher too")
     parser.add_argument("--unsupervised", action="store_true", help="check the programs themselves")
-    parser.add_argument("--option", action="append", default=[], help="one more option of unsloth-watch, as --option=--no-hooks")
+    parser.add_argument("--option", action="append", default=[], help="one more of unsloth-watch, as --option=--no-live-repair")
     return parser
 
 

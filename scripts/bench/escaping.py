@@ -5,8 +5,8 @@ usage: python scripts/bench/escaping.py [--supervisord PATH] [--json PATH]
 Each trial runs below a subreaper of its own, so that every survivor is found. "stopped": the supervisor gets SIGTERM, its own way
 of being asked to end, with a second of grace where it knows one. "killed": it gets SIGKILL. The figure is the time from the signal
 until the last process is gone; a survivor is one that is still there after 5 s. Those that are not installed are said: tini,
-dumb-init and s6 are Debian packages, supervisord is ``pip install supervisor setuptools`` somewhere, and systemd needs to run here
-as a manager.
+dumb-init and s6 are Debian packages, supervisord is ``pip install supervisor setuptools`` somewhere, and systemd is booted in
+private namespaces, which takes root. PID 1 cannot be killed: there SIGKILL hits the command itself.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import pytest
+from systemdtrial import KINDS, boot_or_skip, try_systemd
 from table import add_json_option, print_table, write_json
 
 from unsloth_watch.act.guardian import become_subreaper, descendants
@@ -30,6 +32,7 @@ from unsloth_watch.act.guardian import become_subreaper, descendants
 LIMIT_S = 5.0
 """Who lives for so long after the signal has escaped; the longest grace below is 1 s."""
 READY_S = 20.0
+WAYS = {"stopped": signal.SIGTERM, "killed": signal.SIGKILL}
 ESCAPES = {
     "plain child": "",
     "own group": "os.setpgid(0, 0)",
@@ -84,8 +87,6 @@ def write_commands(place: Path, job: list[str], supervisord: str | None) -> Mapp
         str(place / "run"),
         "--",
     ]
-    is_managed = subprocess.run(["systemctl", "is-system-running"], capture_output=True, check=False).stdout.strip()
-    scope = find("systemd-run", "--scope", "--quiet", "-p", "TimeoutStopSec=1", *job)
     return {
         "nothing": job,
         "unsloth-watch": [*watch, *job],
@@ -93,7 +94,6 @@ def write_commands(place: Path, job: list[str], supervisord: str | None) -> Mapp
         "tini -s -g": find("tini", "-s", "-g", "--", *job),
         "dumb-init": find("dumb-init", *job),
         "s6-svscan": find("s6-svscan", str(place / "scan")),
-        "systemd-run --scope": scope if is_managed in (b"running", b"degraded") else None,
     }
 
 
@@ -137,6 +137,30 @@ def try_one(supervisor: str, escape: str, signum: int, supervisord: str | None) 
         shutil.rmtree(place, ignore_errors=True)
 
 
+def try_below_systemd(only: Collection[str]) -> dict[str, dict[str, dict[str, object]]]:
+    """Return the trials below a real systemd; none, with the reason said, where it cannot be booted here."""
+    found: dict[str, dict[str, dict[str, object]]] = {}
+    wanted = {name: kind for name, kind in KINDS.items() if name in only}
+    if not wanted:
+        return found
+    place = Path(tempfile.mkdtemp(prefix="escaping-"))
+    try:
+        machine = boot_or_skip(place)
+    except pytest.skip.Exception as why:
+        print(f"\nsystemd: {why}")
+        return found
+    try:
+        trials = [(name, escape, way) for name in wanted for escape in ESCAPES for way in WAYS]
+        for number, (name, escape, way) in enumerate(trials):
+            source = _JOB.format(escape=ESCAPES[escape])
+            trial = try_systemd(machine, wanted[name], number, source=source, signum=WAYS[way], limit_s=LIMIT_S)
+            found.setdefault(name, {})[f"{escape}, {way}"] = trial
+    finally:
+        machine.close()
+        shutil.rmtree(place, ignore_errors=True)
+    return found
+
+
 def _has_settled(pid: int) -> bool:
     """Whether the job's parts have all become ``sleep``: nobody below forks any more."""
     names = []
@@ -176,14 +200,15 @@ def main() -> None:
             missing.append(supervisor)
             continue
         for escape in ESCAPES:
-            for way, number in (("stopped", signal.SIGTERM), ("killed", signal.SIGKILL)):
+            for way, number in WAYS.items():
                 command = [sys.executable, __file__, "--one", supervisor, escape, str(int(number))]
                 command += ["--supervisord", options.supervisord] if options.supervisord else []
                 answer = subprocess.run(command, capture_output=True, text=True, check=False)
                 if answer.returncode:
                     raise SystemExit(answer.stderr)
                 found.setdefault(supervisor, {})[f"{escape}, {way}"] = json.loads(answer.stdout)
-    for way in ("stopped", "killed"):
+    found |= try_below_systemd(options.only or KINDS)
+    for way in WAYS:
         rows = []
         for supervisor, trials in found.items():
             cells = [_tell(trials[f"{escape}, {way}"]) for escape in ESCAPES]

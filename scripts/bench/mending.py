@@ -6,7 +6,7 @@ Each program runs twice: under unsloth-watch as it is, and under a **blind relau
 repair or remedy: ``--on-hang stop --no-live-repair``, and the unchanged command again, as often as unsloth-watch may.
 
 Whether a fault comes back with the next attempt follows from the program's head: what a relaunch or a continuation cures was a
-matter of chance (``ZOO_HANG=first``: only the first attempt hangs); a full pipe, a silent server, a missing directory or a question
+matter of chance (``ZOO_HANG=first``: only the first attempt hangs); a full pipe, a stale lock, a silent server or a question
 are there again in every attempt.
 
 ``verdict to work`` are the seconds from the first ``hang.detected`` to the first output that is new work (a step beyond all earlier
@@ -40,7 +40,11 @@ from zoo_reading import Program, read_zoo
 
 CHANCE = frozenset({"relaunch", "continue"})
 """Cures of faults that do not come back by themselves."""
-OUTCOMES = ("live", "first relaunch", "later relaunch", "ended", "given up", "given up rightly", "not found", "broken")
+OUTCOMES = (
+    "live", "first relaunch", "later relaunch", "ended", "given up", "given up rightly", "ended rightly", "not found", "broken"
+)  # fmt: skip
+CURED = ("live", "first relaunch", "later relaunch")
+RIGHTLY = ("given up rightly", "ended rightly")
 RESTARTS = 3
 """Relaunches that either may make."""
 _STEP = re.compile(rb"step (\d+)/")
@@ -52,11 +56,13 @@ class Mended:
 
     Attributes:
         name: Program.
+        cause: The first of those that its head names.
         cure: As its head says.
         by: ``unsloth-watch`` or ``blind``.
         outcome: ``live``, ``first relaunch``, ``later relaunch``, ``ended`` (the program itself failed, without a hang),
             ``given up``, ``given up rightly`` (whom it waits for is outside and never answers or lets go, and neither got past
-            that), ``not found`` (no hang was seen) or ``broken``.
+            that), ``ended rightly`` (it asks a person, has no default, and fails with its own error where the input is empty; blind
+            it asks until it is given up), ``not found`` (no hang was seen) or ``broken``.
         remedies: What was applied, in order.
         to_work_s: Seconds from the verdict to new work; None where there was none.
         redone: Steps printed twice.
@@ -66,6 +72,7 @@ class Mended:
     """
 
     name: str
+    cause: str
     cure: str
     by: str
     outcome: str = "broken"
@@ -129,7 +136,7 @@ class Tail:
 
 def run_watched(program: Program, stall_s: float, place: Path) -> Mended:
     """Run a program under unsloth-watch, as a user would."""
-    result, began = Mended(program.name, program.cure, "unsloth-watch"), time.monotonic()
+    result, began = Mended(program.name, program.causes[0], program.cure, "unsloth-watch"), time.monotonic()
     run, tail = prepare(program, stall_s, place)
     result.status = attend(run, [*command_of(stall_s, place / "run", "--max-restarts", str(RESTARTS)), *run.command], tail)
     events = detection.read_events(place / "run")
@@ -143,11 +150,14 @@ def run_watched(program: Program, stall_s: float, place: Path) -> Mended:
 
 def run_blindly(program: Program, stall_s: float, place: Path) -> Mended:
     """Run a program under the same detection, with the unchanged command again after each hang."""
-    result, began, verdict = Mended(program.name, program.cure, "blind"), time.monotonic(), None
+    result, began, verdict = Mended(program.name, program.causes[0], program.cure, "blind"), time.monotonic(), None
     tails: list[Tail] = []
     for attempt in range(1, RESTARTS + 2):
         there = place / str(attempt)
         run, tail = prepare(program, stall_s, there, furthest=tails[-1].furthest if tails else 0)
+        if not program.outside:
+            # What one attempt leaves on the disk, the next one finds: a stale lock above all.
+            run.environment["ZOO_DIR"] = str(place / "1" / "zoo")
         tails.append(tail)
         # The program is told the number of the attempt, as unsloth-watch would tell it.
         words = [
@@ -228,7 +238,7 @@ def summarize(results: list[Mended]) -> dict[str, dict[str, object]]:
     for by in dict.fromkeys(result.by for result in results):
         own = [result for result in results if result.by == by]
         counts = Counter(result.outcome for result in own)
-        hung = len(own) - counts["not found"] - counts["broken"] - counts["given up rightly"]
+        hung = len(own) - counts["not found"] - counts["broken"] - sum(counts[name] for name in RIGHTLY)
         costs = [one.to_work_s for one in own if one.to_work_s is not None]
         at_once = counts["live"] + counts["first relaunch"]
         totals[by] = {
@@ -240,8 +250,43 @@ def summarize(results: list[Mended]) -> dict[str, dict[str, object]]:
     return totals
 
 
+def judge_together(program: Program, results: list[Mended]) -> None:
+    """Say where nothing could have been done: what neither supervisor got past, for a reason that lies outside of the program."""
+    outcomes = {result.by: result.outcome for result in results}
+    for result in results:
+        if program.outside and set(outcomes.values()) == {"given up"}:
+            result.outcome = "given up rightly"
+        elif "stdin-wait" in program.causes and outcomes.get("unsloth-watch") == "ended" and outcomes.get("blind") == "given up":
+            result.outcome = "ended rightly" if result.by == "unsloth-watch" else "given up rightly"
+
+
+CAUSES_HEAD = (
+    "cause", "programs", "live", "first relaunch", "later", "rightly none", "not cured", "to work, s", "redone",
+    "blind: first", "later", "rightly none", "not cured", "to work, s", "redone",
+)  # fmt: skip
+
+
+def tell_causes(results: list[Mended]) -> list[tuple[object, ...]]:
+    """Return a row of `CAUSES_HEAD` for each cause, the commonest first."""
+    causes = Counter(result.cause for result in results if result.by == "unsloth-watch")
+    return [
+        (cause, count, *_count(cause, "unsloth-watch", results), *_count(cause, "blind", results)[1:])
+        for cause, count in sorted(causes.items(), key=lambda pair: (-pair[1], pair[0]))
+    ]
+
+
+def _count(cause: str, by: str, results: list[Mended]) -> tuple[object, ...]:
+    own = [result for result in results if (result.cause, result.by) == (cause, by)]
+    counts = Counter(result.outcome for result in own)
+    rightly = sum(counts[name] for name in RIGHTLY)
+    cured = tuple(counts[name] for name in CURED)
+    costs = [one.to_work_s for one in own if one.to_work_s is not None]
+    work = round(table.median(costs), 1) if costs else "–"
+    return (*cured, rightly, len(own) - sum(cured) - rightly, work, sum(one.redone for one in own))
+
+
 def main() -> int:
-    """Run the programs, print one row each and the totals."""
+    """Run the programs, print one row each, the causes and the totals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stall", type=float, default=6.0, metavar="SECONDS", help="stall timeout")
     parser.add_argument("--only", nargs="+", default=[], metavar="GLOB", help="programs")
@@ -263,9 +308,7 @@ def main() -> int:
     def one(program: Program) -> list[Mended]:
         kinds = [run_watched] if options.no_blind else [run_watched, run_blindly]
         results = [kind(program, options.stall, place / f"{program.name}-{kind.__name__}") for kind in kinds]
-        if program.outside and all(result.outcome == "given up" for result in results):
-            for result in results:
-                result.outcome = "given up rightly"
+        judge_together(program, results)
         for result in results:
             told = f"{result.name}: {result.by}: {result.outcome} ({', '.join(result.remedies) or 'nothing'}), {result.seconds:g} s"
             print(told, file=sys.stderr, flush=True)
@@ -285,6 +328,7 @@ def main() -> int:
             for one in results
         ],
     )  # fmt: skip
+    table.print_table("by cause", CAUSES_HEAD, tell_causes(results))
     totals = summarize(results)
     for by, numbers in totals.items():
         print(f"\n{by}: " + ", ".join(f"{name} {value}" for name, value in numbers.items()))

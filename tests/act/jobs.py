@@ -7,8 +7,9 @@ import select
 import sys
 import time
 
+from unsloth_watch.act.exits import Exited
 from unsloth_watch.act.guardian import read_stat
-from unsloth_watch.act.launch import Exited, Guardian, Started
+from unsloth_watch.act.launch import Guardian, Started
 from waiting import until
 
 PYTHON = [sys.executable, "-I", "-S", "-c"]

@@ -12,8 +12,9 @@ import sys
 import pytest
 
 from act.jobs import PYTHON
+from unsloth_watch.act.exits import decode_status
 from unsloth_watch.act.guardian import read_start_ticks, send_signal
-from unsloth_watch.act.launch import Guardian, decode_status, inherited_fds
+from unsloth_watch.act.launch import Guardian, inherited_fds
 from unsloth_watch.errors import EXIT_SUPERVISOR, LaunchError
 from waiting import until
 
@@ -255,7 +256,9 @@ def test_the_orphans_of_a_killed_guardian_come_to_the_supervisor_with_their_exit
         supervisor,
         """
 import os, select, signal, time
-from unsloth_watch.act.launch import Guardian, become_subreaper, decode_status, reap_orphans
+from unsloth_watch.act.exits import decode_status, reap_orphans
+from unsloth_watch.act.guardian import become_subreaper
+from unsloth_watch.act.launch import Guardian
 assert become_subreaper()
 guardian = Guardian.fork()
 ready, ready_writer = os.pipe()
@@ -284,7 +287,8 @@ def test_reaping_orphans_leaves_the_children_of_others_alone(supervisor):
         supervisor,
         """
 import os, subprocess, sys
-from unsloth_watch.act.launch import Guardian, reap_orphans
+from unsloth_watch.act.exits import reap_orphans
+from unsloth_watch.act.launch import Guardian
 others = [subprocess.Popen(["sh", "-c", "exit 7"]) for _ in range(3)]
 orphan = os.fork()
 if orphan == 0:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from act.jobs import state_of
+from namespaces import require_unshare
 from unsloth_watch.act.guardian import read_start_ticks
 from unsloth_watch.act.live import Performed, Room, perform
 from unsloth_watch.act.pipe import is_full
@@ -327,6 +328,16 @@ def test_a_directory_of_the_jobs_own_gets_its_owners_rights_back(cast: Cast, wai
     performed = cast.perform("make-directory", Target(waiter, str(closed)))
     assert closed.stat().st_mode & 0o777 == 0o755
     assert performed.changes[0].undo == f"chmod 555 {closed}"
+
+
+def test_no_directory_is_made_for_a_process_that_sees_other_file_systems(cast: Cast, tmp_path: Path) -> None:
+    words = [*require_unshare("--mount"), *PYTHON, "print('ready', flush=True); input()"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert line_of(process) == b"ready\n"
+        performed = cast.perform("make-directory", Target(cast.ref(process.pid), str(tmp_path / "cache")))
+        process.communicate(b"\n")
+    assert "has file systems of its own" in performed.refused[0]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_file_in_the_place_of_a_directory_stays(cast: Cast, waiter: ProcessRef, tmp_path: Path) -> None:

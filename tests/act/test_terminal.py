@@ -47,7 +47,8 @@ control.recv(100)
 
 SUPERVISOR = r"""
 import os, select, signal, sys
-from unsloth_watch.act.launch import Guardian, decode_status
+from unsloth_watch.act.exits import decode_status
+from unsloth_watch.act.launch import Guardian
 from unsloth_watch.act.relay import Relay
 from unsloth_watch.act.terminal import open_terminal
 guardian = Guardian.fork()
@@ -179,7 +180,8 @@ def test_the_end_of_file_key_arrives(window):
 
 def test_a_new_size_is_passed_on(window):
     screen = window(
-        "import os, signal\nsignal.signal(signal.SIGWINCH, lambda *_: None)\nos.write(1, b'ready\\n')\nsignal.pause()\nprint(os.get_terminal_size())"
+        "import os, signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGWINCH})\nos.write(1, b'ready\\n')\n"
+        "signal.sigwait({signal.SIGWINCH})  # blocked before: one that comes too early is kept for it\nprint(os.get_terminal_size())"
     )
     screen.expect(b"ready")
     screen.resize(24, 80)

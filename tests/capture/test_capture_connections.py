@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -89,6 +90,32 @@ def test_a_listening_socket_has_no_peer():
         table = read_table(os.getpid())
         found = name_peers(table.select({inode_of(server)}), table, Deadline(5.0))[inode_of(server)]
     assert (found.state, found.peer_pid) == ("LISTEN", None)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1", "0.0.0.0", "::"])
+def test_a_connection_that_nobody_has_accepted_is_with_the_socket_that_listens(place: str):
+    with socket.create_server((place, 0), family=socket.AF_INET6 if ":" in place else socket.AF_INET) as listener:
+        listener.settimeout(10)
+        with socket.create_connection(("::1" if ":" in place else "127.0.0.1", listener.getsockname()[1])) as client:
+            [waiting] = read_table(os.getpid()).select({inode_of(client)}).values()
+            assert waiting.listener == f"socket:[{inode_of(listener)}]"
+            with listener.accept()[0]:
+                [accepted] = read_table(os.getpid()).select({inode_of(client)}).values()
+                assert accepted.listener is None
+
+
+def test_of_two_sockets_that_listen_on_one_port_none_is_named():
+    with contextlib.ExitStack() as stack:
+        port = 0
+        for _ in range(2):
+            listener = stack.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            port = listener.getsockname()[1]
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        [waiting] = read_table(os.getpid()).select({inode_of(client)}).values()
+        assert waiting.listener is None
 
 
 def test_one_network_namespace_is_read_once():

@@ -143,7 +143,7 @@ def test_an_open_file_description_lock_is_given_to_the_process_that_has_it_open(
     assert (held.kind, held.path, held.pid, held.is_inside) == ("OFDLCK", path, holder.pid, False)
     main = evidence.processes[0].main_thread
     assert main is not None
-    assert (main.wait or "").startswith("fcntl lock of the open file on fd 3 → ")
+    assert (main.wait or "").startswith("waits for the fcntl lock of the open file on fd 3 → ")
 
 
 def test_a_lock_file_in_a_given_directory_counts_although_nobody_of_the_job_has_it_open(start, tmp_path):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from unsloth_watch.capture.askedpaths import name_variable
 from unsloth_watch.capture.capture import capture
 from unsloth_watch.capture.glimpses import watch_descriptors
 from unsloth_watch.capture.loops import find_loop
+from unsloth_watch.capture.syscalls import name_syscall
+from unsloth_watch.capture.waits import read_tasks
+from unsloth_watch.model.evidence import SourceLoop
+from waiting import until
 
 OPENING = """
 import sys, time
@@ -22,6 +29,7 @@ wait_for_word(sys.argv[1])
 SLEEPING = 'import time\nprint("ready", flush=True)\ntime.sleep(3600)\n'
 SOURCE = """
 import time
+from pathlib import Path
 
 class Saver:
     def wait(self, path, other):
@@ -104,3 +112,81 @@ def test_a_line_that_is_not_there_has_no_loop(line: int):
 @pytest.mark.quick
 def test_a_text_that_is_no_python_has_no_loop():
     assert find_loop(["while (", "  x"], 2) is None
+
+
+ASKING = """
+import os, sys, time
+from pathlib import Path
+
+SECRET = "/of/another/variable"
+
+def wait(path, secret):
+    while not {question}:
+        time.sleep(0.05)
+
+where = Path(sys.argv[1]) if sys.argv[2] == "pathlib" else sys.argv[1]
+print("ready", flush=True)
+wait(where, SECRET)
+"""
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        ("path.is_dir()", "pathlib"),
+        ("os.path.isdir(path)", "str"),
+        ("os.path.exists(path)", "pathlib"),
+        ("os.access(path, os.W_OK)", "str"),
+    ],
+)
+@pytest.mark.parametrize("name", ["checkpoints", "deep/" * 40 + "checkpoints"])
+def test_a_path_that_is_only_asked_about_is_read_from_the_one_variable_that_the_loop_names(start, tmp_path, question, kind, name):
+    path = tmp_path / "asking.py"
+    path.write_text(ASKING.format(question=question))
+    program = "import runpy, sys\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+    target = start(program, path, tmp_path / name, kind).rest()
+    evidence = capture([target.ref], target.ref, at=0.0, clock=time.monotonic)
+    (process,) = evidence.processes
+    assert process.missing == ()
+    assert process.main_thread is not None
+    assert [loop.target for loop in process.main_thread.loops] == [str(tmp_path / name)]
+    assert "of/another/variable" not in repr(evidence)
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13"])
+def test_a_path_is_read_from_every_python_that_is_supported(start, tmp_path, version):
+    found = list(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")) or [shutil.which(f"python{version}")]
+    if found[-1] is None:
+        pytest.skip(f"no Python {version} here; install it with pyenv")
+    path = tmp_path / "asking.py"
+    path.write_text(ASKING.format(question="path.is_dir()"))
+    launch = "import os, sys\nos.execv(sys.argv[1], sys.argv[1:])"
+    target = start(launch, found[-1], path, "no/such/directory", "pathlib")
+    sleeps = {"clock_nanosleep", "select", "pselect6"}  # Python 3.10 sleeps in select
+    until(lambda: any(name_syscall(task.syscall) in sleeps for task in read_tasks(target.pid)))
+    (process,) = capture([target.ref], target.ref, at=0.0, clock=time.monotonic).processes
+    assert process.main_thread is not None
+    assert [loop.target for loop in process.main_thread.loops] == [f"{process.cwd}/no/such/directory"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("header", "call", "variable"),
+    [
+        ("while not marker.exists()", "place.is_dir()", ("marker", "exists")),
+        ("while not os.path.isdir(place)", "", ("place", "isdir")),
+        ("while True", "os.stat(place, follow_symlinks=False)", ("place", "stat")),
+        ("while not self.path.exists()", "", None),
+        ("while not path.with_suffix('.done').exists()", "", None),
+        ("while not os.path.exists(os.path.join(base, name))", "", None),
+        ("while not (base / name).exists()", "", None),
+        ("while not lock.acquire()", "time.sleep(pause)", None),
+        ("while True", "os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)", ("path", "open")),
+        ("while True", "open(path, 'x')", ("path", "open")),
+        ("while True", "open(path, 'a')", None),
+        ("while True", "_LOGGER.debug('Attempting to acquire lock %s on %s', lock_id, lock_filename)", ("lock_filename", "")),
+        ("while True", "log(self.lock_file, 'lock')", None),
+    ],
+)
+def test_the_variable_that_a_loop_asks_about_is_named_only_where_it_is_the_whole_path(header, call, variable):
+    assert name_variable(SourceLoop(0, header, calls=(call,))) == variable

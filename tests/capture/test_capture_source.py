@@ -68,6 +68,15 @@ def test_what_a_function_holds_at_a_line(words: str, function: str, expected: tu
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize(("is_asking", "expected"), [(True, ("a",)), (False, ("a", "b"))])
+def test_a_block_in_one_line_asks_for_its_lock_until_something_is_called_from_it(
+    is_asking: bool, expected: tuple[str, ...]
+) -> None:
+    text = ["def save():", "    with a:", "        with b: write()"]
+    assert find_holds(text, 3, "save", is_asking=is_asking) == expected
+
+
+@pytest.mark.quick
 def test_a_text_that_is_no_python_holds_nothing() -> None:
     assert find_holds(["def broken(:", "    wait()"], 2, "broken") == ()
 

@@ -193,9 +193,9 @@ def test_running_is_no_call_and_minus_one_is_none():
 
 PHRASES = [
     ("aarch64", 98, (1, 0x80, 0, 0, 0, 0), "futex wait, no timeout"),
-    ("aarch64", 32, (7, 2, 0, 0, 0, 0), "flock on fd 7 → /a.lock"),
+    ("aarch64", 32, (7, 2, 0, 0, 0, 0), "waits for the flock on fd 7 → /a.lock"),
     ("aarch64", 63, (0, 0, 1, 0, 0, 0), "reads from fd 0 → ? (standard input)"),
-    ("x86_64", 72, (7, 7, 0, 0, 0, 0), "fcntl lock on fd 7 → /a.lock"),
+    ("x86_64", 72, (7, 7, 0, 0, 0, 0), "waits for the fcntl lock on fd 7 → /a.lock"),
     ("x86_64", 202, (1, 0x189, 0, 5, 0, 0), "futex wait, with a timeout"),
     ("x86_64", 202, (1, 0x189, 0, 0, 0, 0), "futex wait, no timeout"),
     ("x86_64", 7, (0, 0, 0xFFFFFFFF, 0, 0, 0), "polls no descriptor, no timeout"),

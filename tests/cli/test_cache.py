@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,15 @@ OTHER = KEY[::-1]
 OLD, NEW = "a" * 40, "b" * 40
 
 
+LATER = (
+    "import sys, time; from unsloth_watch.supervise import clock; from unsloth_watch.cli import cache, main; "
+    f"clock.wall = lambda: time.time() + {100 * DAY}; sys.exit(main.main(['cache', *sys.argv[1:]]))"
+)
+"""The verb, 100 days from now: no file can be made old, because nobody can set its ``ctime``."""
+COMMAND = [sys.executable, "-c", LATER]
+SHELL = shlex.join(COMMAND)
+
+
 class Shelf:
     """A user with a home, in which caches lie."""
 
@@ -49,9 +59,14 @@ class Shelf:
         }
 
     def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        command = [*PROGRAM, "cache", *words]
         return subprocess.run(
-            command, cwd=self.work, env={**self.environment, **more}, capture_output=True, text=True, check=False, timeout=60
+            [*COMMAND, *words],
+            cwd=self.work,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
     def prune(self, *words: str, **more: str) -> dict[str, dict[str, Any]]:
@@ -70,7 +85,8 @@ class Shelf:
 
 
 def age(path: Path, days: float) -> None:
-    then = time.time() - days * DAY
+    """Say that a tree was last used so many days before `COMMAND` runs."""
+    then = time.time() + (100 - days) * DAY
     for one in (path, *path.rglob("*")):
         os.utime(one, (then, then), follow_symlinks=False)
 
@@ -104,6 +120,35 @@ def test_old_entries_go_and_young_ones_and_everything_unknown_stay(shelf: Shelf)
     assert not old.exists()
     assert young.exists()
     assert (foreign / "precious").exists()
+
+
+def test_what_was_unpacked_lately_with_its_old_times_is_not_old(shelf: Shelf):
+    packed = shelf.kernel(days=400)
+    status = (packed / "kernel.cubin").stat()
+    assert max(status.st_atime, status.st_mtime) < status.st_ctime - 200 * DAY  # as after tar, or on a mount without access times
+    command = [*PROGRAM, "cache", "prune", "--older-than", "30d", "--json"]
+    done = subprocess.run(command, cwd=shelf.work, env=shelf.environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["pruned"]["entries"] == []
+    assert shelf.prune()[str(packed)]["action"] == "deleted"  # nobody touched it for 100 days
+
+
+def test_in_a_directory_that_inductor_shares_with_its_user_only_inductors_shards_are_pruned(shelf: Shelf):
+    place = shelf.work / "everything"
+    code = "cen" + "abcdefghij234567" * 3 + "z"
+    shards = {
+        "en": [f"{code}.py", ".17.140.tmp", "f" * 64 + ".best_config"],
+        "de": ["texts.txt"],
+        "fr": [],
+        "es": ["ces" + code[3:] + ".py", "a.txt"],
+    }
+    for name, files in shards.items():
+        (place / name).mkdir(parents=True)
+        for file in files:
+            (place / name / file).write_text("kept")
+    age(place, 40)
+    found = shelf.prune(TORCHINDUCTOR_CACHE_DIR=str(place))
+    assert {path: entry["action"] for path, entry in found.items()} == {str(place / "en"): "deleted"}
+    assert sorted(path.name for path in place.rglob("*.txt")) == ["a.txt", "texts.txt"]
 
 
 def test_a_dry_run_says_the_same_and_deletes_nothing(shelf: Shelf):
@@ -182,7 +227,8 @@ def test_a_process_of_the_owner_that_cannot_be_read_keeps_an_entry():
             os.chown(path, 54321, 54321)
         hide = BECOME + "import ctypes; assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0"  # PR_SET_DUMPABLE
         # Imported before: the interpreter itself may lie where the other user cannot go.
-        code = f"import sys; from unsloth_watch.cli import cache\n{BECOME}sys.exit(cache.main(sys.argv[1:]))"
+        imports, _, work = LATER.rpartition("sys.exit")
+        code = f"{imports}\n{BECOME}sys.exit{work}"
         command = [sys.executable, "-c", code, "prune", "--older-than", "30d", "--json"]
 
         def prune() -> dict[str, Any]:
@@ -228,9 +274,11 @@ def test_a_cache_that_is_home_root_or_the_working_directory_is_left_alone(shelf:
     bait.mkdir()
     (bait / "file").write_text("kept")
     age(bait, 400)
-    result = shelf.run("prune", "--older-than", "30d", TRITON_CACHE_DIR=real)
-    assert "is left alone" in result.stdout
-    assert result.returncode == 1
+    for words in (("prune", "--older-than", "30d"), ("repair", "triton"), ("repair",)):
+        result = shelf.run(*words, TRITON_CACHE_DIR=real)
+        if real != str(shelf.work) or words != ("repair",):  # there only what is broken is moved
+            assert "is left alone" in result.stdout
+            assert result.returncode == 1
     assert (bait / "file").read_text() == "kept"
 
 
@@ -248,6 +296,17 @@ def test_an_entry_that_turns_out_to_be_in_use_goes_back_unharmed(tmp_path: Path)
     assert not entry.exists()
     discard.put_back()
     assert (entry / "file").read_text() == "kept"
+
+
+def test_what_a_living_pruning_has_set_aside_is_no_left_over(tmp_path: Path):
+    entry = tmp_path / "cache" / "entry"
+    entry.mkdir(parents=True)
+    first = Discard(str(entry), check_top(str(tmp_path / "cache")))
+    with pytest.raises(MendError, match="another pruning"):
+        Discard(first.aside, check_top(str(tmp_path / "cache")))
+    first.put_back()
+    Discard(str(entry), check_top(str(tmp_path / "cache"))).finish()
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_what_does_not_lie_in_the_cache_is_never_deleted(tmp_path: Path):
@@ -363,7 +422,7 @@ def test_two_supervisors_share_a_projects_place_and_it_goes_only_after_both(watc
         project = places.pop().parent
         (project / "triton" / KEY).mkdir()
         age(project, 40)
-        prune = [*PROGRAM, "cache", "prune", "--older-than", "30d", "--json"]
+        prune = [*COMMAND, "prune", "--older-than", "30d", "--json"]
 
         def attempt() -> dict[str, Any]:
             environment = watched.environment(HOME=str(watched.place / "home"), TMPDIR=str(watched.place / "temp"))
@@ -382,6 +441,40 @@ def test_two_supervisors_share_a_projects_place_and_it_goes_only_after_both(watc
         for process in (first, second):
             process.kill()
             process.communicate()
+
+
+def test_two_who_prune_at_once_delete_what_is_old_and_nothing_else(shelf: Shelf):
+    entries = [shelf.kernel(f"{number:064x}") for number in range(60)]
+    young = shelf.kernel("f" * 64, days=1)
+    words = ["--older-than", "30d", "--json"]
+    with running("import sys; file = open(sys.argv[1] + '/kernel.cubin')", str(entries[7])):
+        both = [
+            subprocess.Popen(
+                [*COMMAND, "prune", *words], cwd=shelf.work, env=shelf.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            for _ in range(2)
+        ]
+        ends = [process.communicate() for process in both]
+    assert [(process.returncode, err) for process, (_, err) in zip(both, ends, strict=True)] == [(0, b"")] * 2
+    deleted = [one["path"] for out, _ in ends for one in json.loads(out)["pruned"]["entries"] if one["action"] == "deleted"]
+    assert sorted(path.name for path in shelf.triton.iterdir()) == sorted([entries[7].name, young.name])
+    assert sorted(deleted) == sorted(str(entry) for entry in entries if entry != entries[7])  # each by one of them
+
+
+def test_two_who_repair_one_cache_at_once_lose_nothing_of_it(shelf: Shelf):
+    entry = shelf.kernel()
+    both = [
+        subprocess.Popen([*COMMAND, "repair", "triton"], cwd=shelf.work, env=shelf.environment, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    said = b"".join(process.communicate()[0] for process in both)
+    assert shelf.triton.is_dir()
+    assert b"moved " in said
+    for one in json.loads(shelf.run("list", "--json").stdout)["quarantines"]:
+        shelf.run("repair", "--restore", one["id"])
+        if entry.exists():
+            break
+    assert (entry / "kernel.cubin").stat().st_size == 8192
 
 
 def test_a_held_marker_keeps_a_project_even_when_nothing_else_shows_a_user(tmp_path: Path):
@@ -434,6 +527,33 @@ def test_a_soft_lock_of_a_dead_owner_goes_to_quarantine_and_comes_back(shelf: Sh
     assert json.loads(shelf.run("list", "--json").stdout)["quarantines"] == []
 
 
+def test_one_broken_manifest_hides_no_other_quarantine_and_is_said(shelf: Shelf):
+    kernel = shelf.kernel()
+    assert shelf.run("repair", "triton").returncode == 0
+    base = shelf.home / ".local" / "state" / "unsloth-watch" / "quarantine"
+    (base / "00000000T000000Z-broken").mkdir()
+    (base / "00000000T000000Z-broken" / "manifest.json").write_text("[{")
+    listed = shelf.run("list")
+    assert listed.returncode == 1
+    assert "00000000T000000Z-broken/manifest.json cannot be understood" in listed.stdout
+    broken, whole = json.loads(shelf.run("list", "--json").stdout)["quarantines"]
+    assert (broken["originals"], whole["originals"], whole["fault"]) == ([], [str(shelf.triton)], "")
+    refused = shelf.run("repair", "--restore", broken["id"])
+    assert (refused.returncode, "put back by hand" in refused.stderr) == (1, True)
+    assert shelf.run("repair", "--restore", whole["id"]).returncode == 0
+    assert (kernel / "kernel.cubin").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a directory that belongs to somebody else")
+def test_a_quarantine_that_somebody_else_made_is_not_ours_to_restore(shelf: Shelf):
+    shelf.kernel()
+    assert shelf.run("repair", "triton").returncode == 0
+    (quarantine,) = json.loads(shelf.run("list", "--json").stdout)["quarantines"]
+    os.chown(quarantine["path"], 54321, 54321)
+    assert json.loads(shelf.run("list", "--json").stdout)["quarantines"] == []
+    assert shelf.run("repair", "--restore", quarantine["id"]).returncode == 1
+
+
 def test_a_lock_whose_number_was_given_anew_has_no_owner(shelf: Shelf):
     with running("") as pid:
         lock = soft_lock(shelf, f"{pid}\n{os.uname().nodename}\n")
@@ -481,7 +601,7 @@ def test_half_written_files_go_to_quarantine_unless_they_are_young_or_open(shelf
     for path in (old, young, held):
         path.touch()
     age(entry, 1)
-    os.utime(young)
+    age(young, 0)
     with running("import sys; file = open(sys.argv[1])", str(held)):
         shelf.run("repair")
     assert [path.exists() for path in (old, young, held)] == [False, True, True]
@@ -541,11 +661,10 @@ def in_namespace(shelf: Shelf, script: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_cache_on_a_read_only_file_system_stays_as_it_is_and_is_said(shelf: Shelf):
     entry = shelf.kernel()
-    program = " ".join(PROGRAM)
     done = in_namespace(
         shelf,
         f"mount --bind {shelf.triton} {shelf.triton}; mount -o remount,ro,bind {shelf.triton}; "
-        f"{program} cache prune --older-than 30d; {program} cache repair triton || true",
+        f"{SHELL} prune --older-than 30d; {SHELL} repair triton || true",
     )
     assert f"kept: triton {KEY}" in done.stdout
     assert "Read-only file system" in done.stdout
@@ -556,9 +675,7 @@ def test_a_quarantine_on_a_full_file_system_leaves_the_cache_whole(shelf: Shelf)
     entry = shelf.kernel(size=300_000)
     state = shelf.home / ".local" / "state"
     state.mkdir(parents=True)
-    done = in_namespace(
-        shelf, f"mount -t tmpfs -o size=128k none {state}; {' '.join(PROGRAM)} cache repair triton || echo status $?; find {state}"
-    )
+    done = in_namespace(shelf, f"mount -t tmpfs -o size=128k none {state}; {SHELL} repair triton || echo status $?; find {state}")
     assert "status 1" in done.stdout
     assert f"{shelf.triton} stays: No space left on device" in done.stdout
     assert "/kernel.cubin" not in done.stdout
@@ -569,11 +686,10 @@ def test_a_quarantine_on_another_file_system_takes_everything_and_gives_it_back(
     entry = shelf.kernel()
     state = shelf.home / ".local" / "state"
     state.mkdir(parents=True)
-    program = " ".join(PROGRAM)
     done = in_namespace(
         shelf,
-        f"mount -t tmpfs -o size=8m none {state}; {program} cache repair triton; ls {shelf.triton}; "
-        f"{program} cache repair --restore $(ls {state}/unsloth-watch/quarantine)",
+        f"mount -t tmpfs -o size=8m none {state}; {SHELL} repair triton; ls {shelf.triton}; "
+        f"{SHELL} repair --restore $(ls {state}/unsloth-watch/quarantine)",
     )
     assert f"restored {shelf.triton}" in done.stdout
     assert (entry / "kernel.cubin").stat().st_size == 8192
@@ -586,9 +702,7 @@ def test_what_is_mounted_inside_an_entry_is_not_deleted_with_it(shelf: Shelf):
     (entry / "mounted").mkdir()
     age(entry, 40)
     age(precious, 40)
-    done = in_namespace(
-        shelf, f"mount --bind {precious} {entry}/mounted; {' '.join(PROGRAM)} cache prune --older-than 30d; cat {precious}/file"
-    )
+    done = in_namespace(shelf, f"mount --bind {precious} {entry}/mounted; {SHELL} prune --older-than 30d; cat {precious}/file")
     assert f"{entry}/mounted is mounted there" in done.stdout
     assert done.stdout.endswith("kept")
     assert (precious / "file").read_text() == "kept"

@@ -12,6 +12,7 @@ from unsloth_watch.cli.main import VERBS, main
 from unsloth_watch.config.option import BY_NAME
 from unsloth_watch.diagnose.knowledge import CAUSES
 from unsloth_watch.sense.heartbeat import HeartbeatReader
+from unsloth_watch.tell.catalogue import EVENTS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "watchdog" / "unsloth_watch"
@@ -54,6 +55,16 @@ def test_the_causes_in_the_documents_are_those_of_the_catalogue() -> None:
     table = (ROOT / "docs" / "reports.md").read_text().partition("## The causes")[2].partition("\n## ")[0]
     first = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
     assert {cause for cell in first for cause in re.findall(r"`([a-z-]+)`", cell)} == CAUSES | {"unknown"}
+
+
+def test_the_events_in_the_documents_are_those_of_the_catalogue_with_their_fields() -> None:
+    table = (ROOT / "docs" / "reports.md").read_text().partition("| event | when | fields |")[2].partition("\n\n")[0]
+    told: dict[str, set[str]] = {}
+    for row in table.splitlines()[2:]:
+        _, events, _, fields, _ = row.split("|")
+        for event, words in zip(re.findall(r"`([a-z.]+)`", events), [*fields.split(";"), ""], strict=False):
+            told[event] = set(re.findall(r"`([a-z_]+)`", words))
+    assert told == {event: set(fields) for event, fields in EVENTS.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

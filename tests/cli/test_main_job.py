@@ -148,6 +148,19 @@ def test_a_signal_is_forwarded_once(watched: Watched, number: signal.Signals) ->
     assert watched.summary()["outcome"] == ("interrupted" if ending else "failed")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_command_is_continued_so_that_it_can_obey_the_end(watched: Watched, number: signal.Signals) -> None:
+    job = watched.script("import os, signal; print(os.getpid(), flush=True); os.kill(os.getpid(), signal.SIGSTOP)")
+    with watched.start(sys.executable, job, options=("--on-hang", "report", "--no-live-repair")) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        until(lambda: Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T")
+        process.send_signal(number)
+        process.communicate(timeout=30)
+    assert process.returncode == -number
+    assert watched.summary()["outcome"] == "interrupted"
+
+
 def test_a_second_interrupt_terminates_and_a_third_kills(watched: Watched) -> None:
     job = watched.script(
         """
@@ -310,8 +323,7 @@ def test_caches_are_pruned_before_the_launch_where_that_is_asked_for(watched: Wa
     entry = watched.place / "home" / ".triton" / "cache" / ("A" * 52)
     entry.mkdir(parents=True)
     (entry / "kernel.cubin").touch()
-    os.utime(entry / "kernel.cubin", (1e9, 1e9))
     environment = watched.environment(HOME=str(watched.place / "home"))
-    status, out, err = watched.run("ls", str(entry.parent), options=("--cache-prune", "30d"), env=environment)
+    status, out, err = watched.run("ls", str(entry.parent), options=("--cache-prune", "0.001s"), env=environment)
     assert (status, out) == (0, b"")
     assert b"caches pruned before the launch" in err

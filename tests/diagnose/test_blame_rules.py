@@ -67,6 +67,10 @@ EXPECTED = [
     ("async_process", "pipe-deadlock", Status.ESTABLISHED, "main"),
     ("async_thread", "abandoned-wait", Status.SUPPORTED, "wait_for_gpu"),
     ("rank_exit", "collective-mismatch", Status.ESTABLISHED, "prefetch"),
+    ("child_server", "stuck-worker", Status.SUPPORTED, "serve"),
+    ("http_callback", "stuck-worker", Status.SUPPORTED, "do_POST"),
+    ("join_timeout", "abandoned-wait", Status.SUPPORTED, "save"),
+    ("mp_lock_parent", "stuck-worker", Status.SUPPORTED, "tokenize"),
 ]
 
 

@@ -218,6 +218,9 @@ def test_a_directory_to_write_to_is_made_and_one_to_read_from_is_not() -> None:
     assert plan(diagnosis("poll-loop", pid=10, path="/data/train"), polling("is_dir()")) is None
     # A file of that name is another thing.
     assert plan(diagnosis("poll-loop", pid=10, path="/job/checkpoints"), polling("exists()")) is None
+    loop = SourceLoop(0, "while not checkpoint.exists()", "", ("place.is_dir()",), target="/job/checkpoint", question="exists")
+    other = process(10, msgspec.structs.replace(thread(10), loops=(loop,)))
+    assert plan(diagnosis("poll-loop", pid=10, path="/job/checkpoint"), other) is None
 
 
 def test_only_filelocks_own_lock_file_is_released_under_its_waiter() -> None:
@@ -229,4 +232,8 @@ def test_only_filelocks_own_lock_file_is_released_under_its_waiter() -> None:
     assert repair is not None
     assert (repair.id, repair.targets[0].name) == ("release-lock-file", "/job/data.lock")
     assert plan(found, baton) is None
+    # A refused O_EXCL opens nothing: then the variable that its loop names says which file it wants.
+    loop = SourceLoop(0, "while True", "time.sleep(delay)", ("log(lock_filename)",), target="/job/data.lock")
+    asking = msgspec.structs.replace(soft, glimpses=(), threads=(msgspec.structs.replace(soft.threads[0], loops=(loop,)),))
+    assert plan(found, asking) is not None
     assert plan(found, msgspec.structs.replace(soft, glimpses=("/job/other.lock",))) is None

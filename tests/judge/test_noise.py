@@ -53,7 +53,9 @@ MOVES = {
     "a new file every 8 s, worked through": lambda at: sample(
         at, files=(FileSample(1, 100 + int(at // 8), f"/data/{at // 8:.0f}", 40_000, 40_000, False),)
     ),
-    "memory that grows by 8 MiB every 8 s": lambda at: sample(at, process(rss_bytes=(500 << 20) + (int(at // 8) << 23))),
+    "memory that grows by 8 MiB every 8 s": lambda at: sample(
+        at, process(rss_bytes=(500 << 20) + (int(at // 8) << 23), minflt=1000 + 128 * int(at // 8))
+    ),
     "GPU memory that grows by 8 MiB every 8 s": lambda at: sample(
         at, process(has_gpu=True), gpus=(GpuSample(0, "g", 0.0, own_memory_bytes=(1 << 30) + (int(at // 8) << 23)),)
     ),
@@ -105,7 +107,8 @@ NOISE = {
     "the same ground read again, 12 kB/s in 180 calls": lambda at: sample(
         at, process(syscr=int(180 * at), rchar=int(12_288 * at)), files=(FileSample(1, 2, "/m.py", int(at * 4096) % 12_288, None, False),)
     ),
-    "a monitor's history, 20 kB/s": lambda at: sample(at, process(rss_bytes=(500 << 20) + int(20_000 * at))),
+    "a monitor's history, 20 kB/s": lambda at: sample(at, process(rss_bytes=(500 << 20) + int(20_000 * at), minflt=1000 + int(5 * at))),
+    "memory that somebody else's reading faults in, 2 MiB/s": lambda at: sample(at, process(rss_bytes=(500 << 20) + int(at) * (2 << 20))),
     "nvidia-smi in a loop: a fork, an exec and 20 ms of CPU each second": lambda at: sample(
         at,
         process(minflt=int(400 * at), reaped_minflt=int(900 * at), reaped_cpu_s=0.02 * at),

@@ -93,6 +93,7 @@ def test_a_single_wake_up_of_anybody_cancels_the_proof(name: str) -> None:
                 thread.state != "S"
                 or thread.call in (None, "clock_nanosleep")
                 or thread.vctx is None
+                or thread.awaits_gil
                 or find_loop(thread) is not None
             ):
                 continue
@@ -180,6 +181,31 @@ def test_who_may_only_read_a_pipe_cannot_answer_on_it() -> None:
         assert isinstance(prove([*surveys[:-1], held], is_gpu_idle=True), kind), mode
 
 
+def with_neighbour(surveys: Sequence[Evidence], **changes: Any) -> list[Evidence]:
+    """The surveys with a further process, which rests all the time."""
+    return [
+        msgspec.structs.replace(one, processes=(*one.processes, msgspec.structs.replace(newcomer(one), **changes)))
+        for one in surveys
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [("it is called by SIGALRM", {"signals_caught": 1 << 13}), ("it has a timer", {"has_timers": True})],
+)
+def test_whoever_a_clock_may_call_may_end_the_child_that_is_waited_for(name: str, changes: dict[str, Any]) -> None:
+    surveys = read("hang_grandchild")
+    assert isinstance(prove(with_neighbour(surveys), is_gpu_idle=True), Proof)
+    found = prove(with_neighbour(surveys, **changes), is_gpu_idle=True)
+    assert isinstance(found, Doubt), name
+    assert "may send the signal" in found.why
+
+
+def test_who_waits_for_the_command_alone_is_nobody_whom_a_signal_would_help() -> None:
+    surveys = read("hang_abba")
+    assert isinstance(prove(with_neighbour(surveys, signals_caught=1 << 13), is_gpu_idle=True), Proof)
+
+
 def test_a_device_that_may_be_busy_cancels_the_proof() -> None:
     surveys = read("hang_abba")
     with_gpu = [change_process(one, root_of(one).ref.pid, descriptors=(Descriptor(9, "/dev/nvidia0"),)) for one in surveys]
@@ -200,6 +226,35 @@ def test_a_proof_from_a_stopped_process_or_a_loop_takes_a_longer_look() -> None:
         short = prove(surveys[:2], is_gpu_idle=True)
         assert isinstance(short, Doubt)
         assert short.is_open
+
+
+def stand_still(surveys: Sequence[Evidence], function: str) -> list[Evidence]:
+    """The surveys with a loop's threads as they were at the first of them."""
+    first = {(one.ref.pid, thread.tid): thread for one in surveys[0].processes for thread in one.threads}
+    still = []
+    for survey in surveys:
+        changed = survey
+        for process in survey.processes:
+            for thread in process.threads:
+                if any(frame.function.endswith(function) for frame in thread.frames):
+                    before = first[process.ref.pid, thread.tid]
+                    changed = change_thread(changed, process.ref.pid, thread.tid, vctx=before.vctx, cpu_s=before.cpu_s)
+        still.append(changed)
+    return still
+
+
+def test_a_loop_whose_time_out_may_be_the_users_own_must_be_seen_to_go_back() -> None:
+    still = stand_still(read("hang_dataloader_worker_stuck"), "_try_get_data")
+    found = prove(still, is_gpu_idle=True)
+    assert isinstance(found, Doubt)
+    assert found.is_open
+
+
+def test_a_loop_whose_time_out_always_leads_back_need_not_be_seen_to() -> None:
+    surveys = read("hang_dataloader_worker_stuck")
+    still = stand_still(surveys, "_worker_loop")
+    assert still != surveys
+    assert isinstance(prove(still, is_gpu_idle=True), Proof)
 
 
 def test_reducing_a_survey_twice_changes_nothing_and_it_still_proves_the_same() -> None:
@@ -251,6 +306,13 @@ def test_a_proven_hang_is_hung_at_once_whatever_the_limit() -> None:
     assert all(
         verdict.is_proven and verdict.state is State.HUNG and not verdict.wants_survey for verdict in verdicts[int(proven.at) :]
     )
+
+
+def test_a_loop_that_is_about_to_be_seen_to_go_back_is_looked_at_each_second() -> None:
+    verdicts = run("hang_dataloader_worker_stuck", 9)
+    asked = [verdict.at for verdict in verdicts if verdict.wants_survey]
+    assert asked == [2, 4, 5, 6]
+    assert verdicts[-1].is_proven
 
 
 def test_a_working_job_is_not_surveyed() -> None:

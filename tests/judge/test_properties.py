@@ -39,12 +39,13 @@ flows = st.lists(flow, min_size=14, max_size=40)
 def job(of: list[Flow], shift: float = 0.0) -> list[Sample]:
     """Samples of a job with these flows in each second."""
     total = dict.fromkeys(of[0], 0.0)
-    made = []
+    made, faulted = [], 0
     for second, rates in enumerate(of):
         total = {name: total[name] + rates[name] for name in total}
+        faulted += rates["memory"] > 0  # it grows by faults of its own
         one = process(
             utime_s=total["core"],
-            minflt=int(total["faults"]),
+            minflt=int(total["faults"]) + faulted,
             write_bytes=int(total["storage"]),
             rss_bytes=(500 << 20) + int(total["memory"]),
         )

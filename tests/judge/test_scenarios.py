@@ -74,7 +74,9 @@ HEALTHY: dict[str, Callable[[float], Sample]] = {
     "host asleep, tiny training that only PCIe shows": lambda at: sample(
         at, process(has_gpu=True), gpus=(GpuSample(0, "g", 13.0, dram=0.0, tensor=0.0, pcie_rx=5.4e7, pcie_tx=5e6),)
     ),
-    "a load that grows the resident set by 2 MiB/s": lambda at: sample(at, process(rss_bytes=(500 << 20) + int(at * (2 << 20)))),
+    "a load that grows the resident set by 2 MiB/s": lambda at: sample(
+        at, process(rss_bytes=(500 << 20) + int(at * (2 << 20)), minflt=1000 + int(32 * at))
+    ),
     "starved on an overloaded machine": lambda at: sample(at, process(state="R", utime_s=5 + 0.04 * at)),
     "waiting for our own relay": lambda at: sample(at, output=OutputSample(0, 0, is_blocked=True)),
     "the command reports steps by sd_notify": lambda at: sample(at, heartbeats=int(at // 6)),
@@ -96,7 +98,9 @@ HANGING: dict[str, Callable[[float], Sample]] = {
     "the same loss printed again": lambda at: sample(at, output=reading(1.25, name="loss")),
     "a count of seconds": lambda at: sample(at, output=reading(round(at), name="count")),
     "retries that are counted": lambda at: sample(at, output=reading(round(at * 3), name="attempt")),
-    "a breathing allocator": lambda at: sample(at, process(rss_bytes=(500 << 20) + (int(at) % 2) * (6 << 20))),
+    "a breathing allocator": lambda at: sample(
+        at, process(rss_bytes=(500 << 20) + (int(at) % 2) * (6 << 20), minflt=1000 + int(32 * at))
+    ),
     "a poll of a 20 ms command": lambda at: sample(
         at, process(reaped_cpu_s=0.02 * at, reaped_minflt=int(600 * at), minflt=int(400 * at))
     ),

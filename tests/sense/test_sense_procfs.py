@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,32 @@ def test_reads_that_take_no_time_show_at_once(start, reader, ref_of):
         assert child.stdout.readline() == "done\n"
         counts.append(reader.read_all((ref,))[0].wchar)
     assert [after - before for before, after in itertools.pairwise(counts)] == [5] * (len(counts) - 1)
+
+
+def test_one_who_is_stopped_and_goes_on_is_seen_to_at_once(start, reader, ref_of):
+    ref = ref_of(start(IDLE).pid)
+    until(lambda: read_stat(ref.pid).state == "S")
+    for _ in range(DETAILS_EVERY):
+        reader.read_all((ref,))
+    for _ in range(DETAILS_EVERY):
+        for signum, state in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S")):
+            os.kill(ref.pid, signum)
+            until(lambda state=state: read_stat(ref.pid).state == state)
+            assert reader.read_all((ref,))[0].state == state
+
+
+def test_threads_of_one_that_had_a_single_one_are_seen_at_once(start, reader, ref_of):
+    child = start(
+        "import sys, threading\nprint('ready', flush=True)\n"
+        "for line in sys.stdin: threading.Thread(target=threading.Event().wait, daemon=True).start(); print('done', flush=True)"
+    )
+    ref = ref_of(child.pid)
+    for _ in range(2 * DETAILS_EVERY):
+        assert reader.read_all((ref,))[0].threads == 1
+    child.stdin.write("go\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == "done\n"
+    assert reader.read_all((ref,))[0].threads == 2
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user: run the tests as root once")

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from namespaces import require_unshare
 from waiting import until
-from watched import Watched
+from watched import PROGRAM, Watched
 
 QUICK = ("--stall-timeout", "3s", "--busy-timeout", "60s", "--grace", "1s", "--interval", "0.25s")
 
@@ -281,3 +283,113 @@ def test_crashes_that_may_pass_end_at_the_limit_with_a_status_of_its_own(watched
     code, _, _ = watched.run(sys.executable, script, options=options)
     assert code == 75
     assert len(watched.events("attempt.started")) == 2
+
+
+BATON = """
+import os, time
+
+class FileBaton:
+    def __init__(self, lock_file_path):
+        self.lock_file_path = lock_file_path
+
+    def try_acquire(self):
+        try:
+            self.fd = os.open(self.lock_file_path, os.O_CREAT | os.O_EXCL)
+            return True
+        except FileExistsError:
+            return False
+
+    def wait(self):
+        while os.path.exists(self.lock_file_path):
+            time.sleep(0.1)
+"""
+
+
+def build(watched: Watched) -> tuple[str, Path]:
+    """Return a program that builds below a lock of torch's, and that lock, which a killed build left."""
+    library = watched.place / "site-packages" / "torch" / "utils" / "file_baton.py"  # torch's own text, where torch has it
+    library.parent.mkdir(parents=True)
+    library.write_text(BATON)
+    lock = watched.place / "fused" / "lock"
+    lock.parent.mkdir()
+    lock.touch()
+    os.utime(lock, (1e9, 1e9))
+    script = watched.script(f"""
+        import sys
+        sys.path.insert(0, {str(library.parents[2])!r})
+        from torch.utils.file_baton import FileBaton
+        baton = FileBaton({str(lock)!r})
+        if not baton.try_acquire():
+            baton.wait()
+        print("built", flush=True)
+    """)
+    return script, lock
+
+
+def test_a_remedy_on_a_read_only_file_system_is_refused_and_said_and_no_attempt_is_wasted(watched: Watched) -> None:
+    script, lock = build(watched)
+    setting = f'mount --bind {lock.parent} {lock.parent}; mount -o remount,ro,bind {lock.parent}; exec "$@"'
+    program = [*require_unshare("--mount", "--propagation", "private"), "sh", "-ec", setting, "sh", *PROGRAM]
+    status, _, err = watched.run(sys.executable, script, options=QUICK, program=program)
+    assert status == 124, err
+    assert lock.stat().st_mtime == 1e9
+    assert watched.events("remedy.applied") == []
+    assert len(watched.events("attempt.started")) == 1
+    assert b"remedy quarantine-lock-file: " in err
+    assert b"Read-only file system" in err
+    (refused,) = watched.events("restart.refused")
+    assert "came back" not in refused["why"]  # nothing was tried
+
+
+def test_what_a_run_in_a_directory_of_its_own_moved_aside_is_listed_and_comes_back(watched: Watched) -> None:
+    script, lock = build(watched)
+    status, out, err = watched.run(sys.executable, script, options=QUICK)
+    assert (status, out) == (0, b"built\n"), err
+    assert [event["target"] for event in watched.events("remedy.applied")] == [str(lock)]
+    cache = [*PROGRAM, "cache"]
+    where = {"cwd": watched.place, "env": watched.environment()}
+    (found,) = json.loads(subprocess.run([*cache, "list", "--json"], capture_output=True, check=True, **where).stdout)[
+        "quarantines"
+    ]
+    assert (found["path"], found["originals"]) == (str(watched.directory / "quarantine"), [str(lock)])
+    lock.unlink(missing_ok=True)  # the second attempt made its own
+    subprocess.run([*cache, "repair", "--restore", found["id"]], check=True, **where)
+    assert lock.stat().st_mtime == 1e9
+    listed = subprocess.run([*cache, "list", "--json"], capture_output=True, check=True, **where)
+    assert json.loads(listed.stdout)["quarantines"] == []
+
+
+SAVER = """
+    import time
+    from pathlib import Path
+
+    def wait_for_mount(path):
+        while not path.is_dir():
+            time.sleep(0.1)
+
+    for step in range(1, 5):
+        print(f"step {{step}}/8 loss 1.0", flush=True)
+    wait_for_mount(Path("{name}"))
+    print("saved", flush=True)
+"""
+
+
+def test_a_saver_gets_the_directory_that_it_waits_for_without_a_kill(watched: Watched) -> None:
+    # Two looks and the evidence have to show the loop before anything is made.
+    options = (*QUICK, "--stall-timeout", "9s")
+    status, out, err = watched.run(sys.executable, watched.script(SAVER.format(name="checkpoints")), options=options)
+    assert (status, out.endswith(b"saved\n")) == (0, True), err
+    (applied,) = watched.events("remedy.applied")
+    assert (applied["remedy"], applied["undo"]) == ("make-directory", f"rmdir {watched.place / 'checkpoints'}")
+    assert len(watched.events("hang.repaired")) == 1
+    assert len(watched.events("attempt.started")) == 1
+
+
+def test_a_directory_to_read_from_is_never_made(watched: Watched) -> None:
+    script = watched.script(SAVER.format(name="dataset"))
+    status, _, err = watched.run(sys.executable, script, options=(*QUICK, "--on-hang", "stop"))
+    assert status == 124, err
+    assert watched.events("remedy.applied") == []
+    assert not (watched.place / "dataset").exists()
+    (found,) = watched.events("hang.detected")
+    assert found["culprit"]["path"] == str(watched.place / "dataset")  # the report says what does not come

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from tell.founding import EVIL, SECRETS, WALL, founding_incident, frame, ranks_i
 from tell.schemas import load_schema
 from unsloth_watch.model.diagnosis import Diagnosis, Remedy, Status
 from unsloth_watch.model.evidence import Descriptor, Evidence, ProcessEvidence, ThreadEvidence
-from unsloth_watch.model.process import ProcessRef
+from unsloth_watch.model.process import ProcessRef, ProcessSample
 from unsloth_watch.model.sample import Sample
 from unsloth_watch.model.verdict import State, Verdict
 from unsloth_watch.tell.archive import render_command, write_incident
@@ -35,7 +36,7 @@ from unsloth_watch.tell.quantity import format_quantity
 from unsloth_watch.tell.redact import Redactor
 from unsloth_watch.tell.render import main
 from unsloth_watch.tell.report import build_report
-from unsloth_watch.tell.series import build_signals
+from unsloth_watch.tell.series import build_signals, keep_plotted
 from unsloth_watch.tell.stacks import render_stacks
 from unsloth_watch.tell.tail import clean_tail
 from unsloth_watch.tell.waits import list_waits
@@ -102,6 +103,18 @@ def test_the_first_screen_names_frame_path_cause_time_remedy_and_next_step() -> 
         "pip install -U unsloth",
     ):
         assert fact in screen.replace("\\", "")
+
+
+def test_evidence_that_was_asked_for_does_not_call_a_working_job_a_hang() -> None:
+    incident = founding_incident()
+    working = msgspec.structs.replace(incident.verdict, state=State.PROGRESSING, is_proven=False)
+    report = report_of(msgspec.structs.replace(incident, verdict=working, outcomes=()))
+    for text in (render_markdown(report), render_html(report)):
+        screen = text.split("## Evidence")[0].split("<h2>Evidence")[0]
+        assert "No hang was called." in screen
+        assert "othing" in screen
+        for claim in ("What hung", "waited out", "proven", "pip install -U unsloth"):
+            assert claim not in screen
 
 
 def test_no_secret_is_in_any_file_of_an_incident(tmp_path: Path) -> None:
@@ -266,6 +279,17 @@ def test_signals_are_rates_before_the_verdict_and_unknown_is_null() -> None:
     assert [mark["id"] for mark in signals["marks"]] == ["progress", "suspected", "verdict"]
     gap = [Sample(at=1.0, wall=0.0, processes=None), Sample(at=2.0, wall=0.0, processes=None)]
     assert build_signals(gap, bare_incident().verdict)["series"] == []
+
+
+@pytest.mark.parametrize(("processes", "most"), [(1, 480), (1000, 25)])
+def test_a_report_keeps_few_samples_to_plot_and_the_last_of_them(processes: int, most: int) -> None:
+    one = ProcessSample(ProcessRef(1, 1), 0, "python", "S", 0.0, 0.0, 0.0, 0, 0, 0, 1, 0)
+    verdict = msgspec.structs.replace(bare_incident().verdict, at=1000.0, quiet_s=400.0)
+    samples = [Sample(at=number / 2, wall=0.0, processes=(one,) * processes) for number in range(2004)]
+    kept = keep_plotted(iter(samples), verdict)
+    assert (kept[0].at, kept[-1].at) == (200.0, 1000.0)
+    assert 12 <= len(kept) <= most
+    assert len({after.at - before.at for before, after in itertools.pairwise(kept[:-1])}) == 1
 
 
 def test_the_tail_of_the_output_is_what_a_terminal_would_show() -> None:

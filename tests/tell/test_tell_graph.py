@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 from xml.etree import ElementTree
 
@@ -61,6 +62,16 @@ def test_the_drawing_is_well_formed_and_has_every_box(name: str) -> None:
     assert len(root.findall("path")) == len(picture.arrows)
     height = float(root.attrib["viewBox"].split()[3])
     assert all(float(one.attrib["y"]) + 58 <= height for one in root.iter("rect"))
+
+
+@pytest.mark.parametrize("name", ["abba", "three_locks", "gloo_rank_stuck", "pipe_stderr", "pool_worker_killed"])
+def test_no_words_beside_an_arrow_stand_on_others(name: str) -> None:
+    root = ElementTree.fromstring(render_picture(make_picture(waits_of(name))))
+    labels = [one for one in root.findall("text") if one.attrib["class"] == "label"]
+    spans = [(int(one.attrib["y"]), int(one.attrib["x"]), int(one.attrib["x"]) + 6 * len(one.text or "")) for one in labels]
+    assert labels
+    for (y, left, _), (other_y, other_left, other_right) in itertools.permutations(spans, 2):
+        assert abs(y - other_y) >= 11 or not other_left <= left < other_right
 
 
 def test_foreign_words_cannot_leave_the_drawing() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from unsloth_watch.errors import RunDirectoryError
-from unsloth_watch.tell.directory import claim_temporary_base, find_temporary_base
+from unsloth_watch.tell.directory import claim_temporary_base, find_base, find_kept_base, find_temporary_base
 
 pytestmark = pytest.mark.quick
 
@@ -39,3 +39,15 @@ def test_one_that_somebody_else_could_have_made_is_refused(tmp_path: Path, kind:
         os.chown(top, 65534, 65534)
     with pytest.raises(RunDirectoryError, match="not a directory of our own"):
         claim_temporary_base(base)
+
+
+def test_runs_are_looked_for_there_only_where_the_usual_place_is_not(tmp_path: Path) -> None:
+    environment = {"TMPDIR": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+    base = find_base(environment)
+    assert find_kept_base(environment) == base
+    temporary = find_temporary_base(environment)
+    claim_temporary_base(temporary)
+    Path(temporary).mkdir()
+    assert find_kept_base(environment) == temporary
+    Path(base).mkdir(parents=True)
+    assert find_kept_base(environment) == base

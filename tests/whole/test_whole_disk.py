@@ -11,7 +11,9 @@ from watched import PROGRAM, Watched
 
 LINES, WIDTH = 60, 8000
 PRINTER = f"""
-import sys, time
+import os, sys, time
+while not (os.path.exists("disk/run/samples.jsonl") and os.path.getsize("disk/run/samples.jsonl")):
+    time.sleep(0.01)  # what is to stay readable has to be there before the disk is full
 for number in range({LINES}):
     print(f"{{number:03d}} ".ljust({WIDTH} - 1, "x"), flush=True)
     time.sleep(0.03)

@@ -4,7 +4,7 @@
 # expect = "hang"
 # causes = ["stale-lock-file"]
 # culprit = ["FileBaton", "file_baton", "_jit_compile"]
-# provable = true
+# provable = false  # whoever removes the file ends it
 # needs = ["torch"]
 # stdin = "null"
 # cure = "relaunch"

@@ -4,10 +4,10 @@
 # expect = "hang"
 # causes = ["stale-lock-file"]
 # culprit = ["FileBaton", "file_baton"]
-# provable = true
+# provable = false  # whoever removes the file ends it
 # needs = ["torch"]
 # stdin = "null"
-# cure = "relaunch"
+# cure = "quarantine"
 # timeouts = "stall"
 # ///
 
@@ -21,8 +21,9 @@ import zoo
 def main():
     zoo.warm_up()
     lock = zoo.directory() / "fused_adam" / "lock"
-    lock.parent.mkdir()
-    lock.touch()
+    lock.parent.mkdir(exist_ok=True)
+    if zoo.is_first():
+        lock.touch()
     baton = FileBaton(str(lock))
     if not baton.try_acquire():
         zoo.say_hang()

@@ -4,10 +4,10 @@
 # expect = "hang"
 # causes = ["stale-lock-file", "poll-loop"]
 # culprit = ["cache.lck", "acquire"]
-# provable = true
+# provable = false  # whoever removes the file ends it
 # needs = []
 # stdin = "null"
-# cure = "relaunch"
+# cure = "quarantine"
 # timeouts = "stall"
 # ///
 
@@ -34,9 +34,11 @@ def main():
     path = zoo.directory() / "cache.lck"
     # The earlier owner writes its PID and is killed.
     script = "import os, sys; open(sys.argv[1], 'x').write(str(os.getpid()))"
-    subprocess.run([sys.executable, "-S", "-c", script, str(path)], check=True)
+    if zoo.is_first():
+        subprocess.run([sys.executable, "-S", "-c", script, str(path)], check=True)
     zoo.say_hang()
     acquire(path)
+    zoo.finish()
 
 
 main()

@@ -4,7 +4,7 @@
 # expect = "hang"
 # causes = ["stuck-worker", "abandoned-wait"]
 # culprit = ["export_gguf"]
-# provable = true
+# provable = false
 # needs = []
 # stdin = "null"
 # cure = "relaunch"

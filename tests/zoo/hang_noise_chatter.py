@@ -4,7 +4,7 @@
 # expect = "hang"
 # causes = ["thread-deadlock"]
 # culprit = ["on_step", "record"]
-# provable = true
+# provable = false  # the telemetry's server answers, or ends the connection
 # needs = []
 # stdin = "null"
 # cure = "relaunch"

@@ -4,10 +4,10 @@
 # expect = "hang"
 # causes = ["stale-lock-file", "poll-loop"]
 # culprit = ["build.lock", "wait_for_lock"]
-# provable = true
+# provable = false  # whoever removes the file ends it
 # needs = []
 # stdin = "tty"
-# cure = "relaunch"
+# cure = "quarantine"
 # timeouts = "stall"
 # ///
 
@@ -37,10 +37,12 @@ def wait_for_lock(path):
 def main():
     zoo.warm_up()
     path = zoo.directory() / "build.lock"
-    path.touch()
+    if zoo.is_first():
+        path.touch()
     threading.Thread(target=spin, name="spinner", daemon=True).start()
     zoo.say_hang()
     wait_for_lock(path)
+    zoo.finish()
 
 
 main()

@@ -4,7 +4,7 @@
 # expect = "hang"
 # causes = ["thread-deadlock"]
 # culprit = ["dump_state", "update"]
-# provable = true
+# provable = false  # another SIGUSR1 from anywhere calls the handler again
 # needs = []
 # stdin = "null"
 # cure = "relaunch"

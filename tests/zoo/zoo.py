@@ -32,6 +32,11 @@ def should_hang() -> bool:
     return os.environ.get("ZOO_HANG") != "first" or os.environ.get("UNSLOTH_WATCH_ATTEMPT", "1") == "1"
 
 
+def is_first() -> bool:
+    """Whether this is the first attempt: what a killed predecessor left lies there once, and stays until somebody takes it away."""
+    return os.environ.get("UNSLOTH_WATCH_ATTEMPT", "1") == "1"
+
+
 def say_hang() -> None:
     """Print the moment at which the hang begins, on the clock that all processes of a machine share (CLOCK_MONOTONIC)."""
     sys.stdout.flush()

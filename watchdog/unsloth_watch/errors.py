@@ -64,7 +64,13 @@ class LaunchError(WatchError):
         self.exit_code = EXIT_NOT_FOUND if errno == 2 else EXIT_NOT_EXECUTABLE
 
 
+class RefusedError(WatchError):
+    """A running supervisor would not do what it was asked for."""
+
+    exit_code = 1
+
+
 class CannotLookError(WatchError):
-    """A process cannot be inspected: it does not exist or may not be read."""
+    """What was named cannot be looked at: no such process, run or incident, it may not be read, or nobody answers for it."""
 
     exit_code = 3

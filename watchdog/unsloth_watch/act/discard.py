@@ -5,6 +5,7 @@ Between the two the caller looks once more who has it open; what turned out to b
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -56,14 +57,15 @@ class Discard:
         marker: A file in it whose lock users hold; empty for none.
 
     Raises:
-        MendError: It does not lie below the cache, is a link or a mount point, or its marker's lock is held.
+        MendError: It does not lie below the cache, is a link or a mount point, its marker's lock is held, or another pruning is
+            about to delete it.
         OSError: It cannot be renamed; it is then untouched.
     """
 
     def __init__(self, path: str, top: str, files: Iterable[str] = (), marker: str = "") -> None:
         self.path = path
         self._files = tuple(files)
-        self._lock: int | None = None
+        self._locks: list[int] = []
         self._top = top
         if not os.path.isdir(path) or os.path.realpath(path) != path:
             raise MendError(f"{path} stays: it is a link or no directory")
@@ -74,8 +76,10 @@ class Discard:
         self._aside = name if name.startswith(ASIDE) else f"{ASIDE}{os.urandom(4).hex()}-{name}"
         self._parent = self._open_parent(path)
         try:
+            # What a crash left aside is taken up by the next; what a living one set aside a moment ago looks the same.
+            self._locks.append(_take(path, os.O_RDONLY | os.O_DIRECTORY, "another pruning deletes it"))
             if marker and os.path.lexists(os.path.join(path, marker)):
-                self._lock = _take(os.path.join(path, marker))
+                self._locks.append(_take(os.path.join(path, marker), os.O_RDWR, "a supervisor uses it"))
             if self._aside != name:
                 os.rename(name, self._aside, src_dir_fd=self._parent, dst_dir_fd=self._parent)
         except (MendError, OSError):
@@ -138,9 +142,8 @@ class Discard:
 
     def _release(self) -> None:
         os.close(self._parent)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        while self._locks:
+            os.close(self._locks.pop())
 
 
 def _find_mount(path: str) -> str | None:
@@ -157,19 +160,24 @@ def _find_mount(path: str) -> str | None:
     return None
 
 
-def _take(marker: str) -> int:
-    """Return a descriptor with the exclusive lock of a marker.
+def _take(path: str, flags: int, who: str) -> int:
+    """Return a descriptor with the exclusive lock of a marker or a directory.
 
     Raises:
-        MendError: A supervisor uses it.
+        MendError: Somebody holds it; ``who`` says what that means.
+        OSError: It cannot be opened or locked.
     """
-    descriptor = os.open(marker, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise MendError(f"{os.path.dirname(marker)} stays: a supervisor uses it") from None
-    except OSError:
+        place = path if flags & os.O_DIRECTORY else os.path.dirname(path)
+        raise MendError(f"{place} stays: {who}") from None
+    except OSError as error:
+        # NFS locks for writing only what is open for writing, which no directory is: there each pruning is on its own.
+        if flags & os.O_DIRECTORY and error.errno in {errno.EBADF, errno.EOPNOTSUPP, errno.ENOLCK}:
+            return descriptor
         os.close(descriptor)
         raise
     return descriptor

@@ -1,4 +1,4 @@
-"""Launching: the supervisor's side of the guardian, and reaping when the guardian is gone.
+"""Launching: the supervisor's side of the guardian.
 
 On the way to the child's exec, so it imports nothing that costs: ``_socket`` takes 0.3 ms where ``socket`` takes 8.
 """
@@ -15,21 +15,17 @@ import sys
 import time
 
 from unsloth_watch.act import guardian as guardian_module
-from unsloth_watch.act.guardian import become_subreaper, children_of, read_stat, send_message
+from unsloth_watch.act.exits import GUARDIANS, Exited
+from unsloth_watch.act.guardian import read_stat, send_message
 from unsloth_watch.errors import EXIT_SUPERVISOR, LaunchError, WatchError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
-
-__all__ = ["Exited", "Guardian", "Started", "become_subreaper", "decode_status", "inherited_fds", "reap_orphans"]
 
 _START_LIMIT_S = 30.0
 """Longest wait for an execve: only a hung file system needs more than milliseconds."""
-
-_guardians: set[int] = set()
-"""PIDs of living guardians: their exit belongs to their ``Guardian``, not to ``reap_orphans``."""
 
 
 class Started:
@@ -50,39 +46,6 @@ class Started:
         return f"Started(pid={self.pid}, start_ticks={self.start_ticks})"
 
 
-class Exited:
-    """The end of a process.
-
-    Attributes:
-        pid: Its PID.
-        status: Wait status as from ``os.waitpid``; see ``decode_status``.
-    """
-
-    __slots__ = ("pid", "status")
-
-    def __init__(self, pid: int, status: int) -> None:
-        self.pid = pid
-        self.status = status
-
-    def __repr__(self) -> str:
-        return f"Exited(pid={self.pid}, status={self.status})"
-
-
-def decode_status(status: int) -> tuple[int, int | None]:
-    """Say a wait status as a shell does.
-
-    Args:
-        status: As from ``os.waitpid``.
-
-    Returns:
-        Exit code, 128+n for signal n, and the signal or None.
-    """
-    if os.WIFSIGNALED(status):
-        signum = os.WTERMSIG(status)
-        return 128 + signum, signum
-    return os.WEXITSTATUS(status), None
-
-
 def inherited_fds() -> list[int]:
     """List descriptors above 2 that our own caller meant for the command: ``cmd <(…)``, a make jobserver, sockets of systemd.
 
@@ -101,36 +64,6 @@ def inherited_fds() -> list[int]:
         except OSError:  # the descriptor of the listing itself
             continue
     return sorted(found)
-
-
-def reap_orphans(leave: Collection[int] = ()) -> list[Exited]:
-    """Reap ended children that nobody else waits for: what a dead guardian left to us, or, as PID 1, everybody's orphans.
-
-    ``waitpid(-1)`` would steal a ``subprocess.Popen`` child, whose ``wait()`` then answers 0 whatever it exited with.
-
-    Args:
-        leave: PIDs that someone else will wait for. Living guardians need not be named.
-
-    Returns:
-        Those reaped. Never blocks.
-    """
-    try:
-        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return []
-    except ChildProcessError:
-        return []
-    # Peeking shows the same first zombie again and again, and that one may not be ours: go through all children.
-    found = []
-    for pid in children_of(os.getpid()):
-        if pid in leave or pid in _guardians:
-            continue
-        try:
-            reaped, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            continue
-        if reaped:
-            found.append(Exited(pid, status))
-    return found
 
 
 class Guardian:
@@ -154,7 +87,7 @@ class Guardian:
         self._exits: list[Exited] = []
         self._answers: list[tuple[Any, ...]] = []
         self._is_reaped = False
-        _guardians.add(pid)
+        GUARDIANS.add(pid)
 
     @classmethod
     def fork(cls) -> Guardian:
@@ -277,7 +210,7 @@ class Guardian:
             except ChildProcessError:
                 self._is_reaped = True
             if self._is_reaped:
-                _guardians.discard(self.pid)
+                GUARDIANS.discard(self.pid)
         return not self._is_reaped
 
     def wake(self) -> bool:

@@ -1,6 +1,7 @@
 """Outlets: where relayed output goes, each with a queue and a writer thread of its own, so that no reader waits for one.
 
-On the way to the child's exec: ``_thread`` is built in, where ``threading`` takes 3 ms.
+On the way to the child's exec: ``_thread`` is built in, where ``threading`` takes 3 ms. In one file, because memory, spill file and
+writer's hand hold one order of bytes under one lock: none of them can be read without the others.
 """
 
 from __future__ import annotations

@@ -243,10 +243,10 @@ class Terminal:
 
 
 def _signal_group(group: int, signum: int) -> bool:
-    """Signal the command's group; False when it has just ended."""
+    """Signal the command's group; False when it has just ended, or has changed its user (``sudo``)."""
     try:
         os.killpg(group, signum)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
     return True
 

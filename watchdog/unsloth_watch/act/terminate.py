@@ -45,7 +45,7 @@ class Unkillable(msgspec.Struct, frozen=True):
     Attributes:
         pid: Its PID.
         start_ticks: Its start time in clock ticks since boot.
-        state: State letter of the thread that holds it (D), or of the process.
+        state: State letter of the thread that holds it (D), or of the process; ``?`` where that cannot be read.
         wait_channel: Kernel function in which that thread waits; None when unreadable.
         path: File that it waits for; None when unknown.
         is_permitted: False when the kernel refused the signal: another user's process (set-uid).
@@ -81,10 +81,23 @@ def is_running(pid: int, start_ticks: int) -> bool:
         start_ticks: Its start time in clock ticks since boot.
     """
     fields = read_stat(pid)
-    if fields is None or int(fields[19]) != start_ticks:
+    if fields is None:
+        return _is_taken(pid)
+    if int(fields[19]) != start_ticks:
         return False
     # A main thread that ended by pthread_exit is a zombie too, while the others go on: field 20 counts the threads.
     return fields[0] not in (b"Z", b"X") or int(fields[17]) > 1
+
+
+def _is_taken(pid: int) -> bool:
+    """Whether anybody has a PID; asks the kernel without a descriptor, for want of which a living process cannot be read."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it has changed its user
+        return True
+    return True
 
 
 def inspect_unkillable(pid: int, start_ticks: int, is_permitted: bool = True) -> Unkillable | None:
@@ -99,12 +112,14 @@ def inspect_unkillable(pid: int, start_ticks: int, is_permitted: bool = True) ->
         What could be read, or None when it has died meanwhile.
     """
     fields = read_stat(pid)
-    if not is_running(pid, start_ticks) or fields is None:
+    if not is_running(pid, start_ticks):
         return None
+    if fields is None:
+        return Unkillable(pid, start_ticks, "?", is_permitted=is_permitted)
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
-        return None
+        threads = []
     for thread in threads:
         raw = read_whole(f"/proc/{pid}/task/{thread}/stat")
         if raw and raw[raw.rindex(b")") + 2 :].startswith(b"D"):
@@ -129,7 +144,8 @@ class Termination:
     """Ends a tree without ever blocking; call ``advance`` on every tick until it answers DONE, or give up on UNKILLABLE.
 
     Args:
-        list_members: Gives PID and start time of everyone in the tree, zombies allowed, guardian and supervisor not.
+        list_members: Gives PID and start time of everyone in the tree, zombies allowed, guardian and supervisor not. While it
+            raises OSError, those of its last answer are ended, and nobody is believed gone.
         root: PID and start time of the command.
         grace_s: Seconds from SIGINT to SIGTERM; at most 5 of them again from SIGTERM to SIGKILL.
         now: Monotonic seconds.
@@ -165,6 +181,8 @@ class Termination:
         self._reached: dict[int, set[tuple[int, int]]] = {}
         self._refused: set[tuple[int, int]] = set()
         self._has_lost_root = False
+        self._listed: Sequence[tuple[int, int]] = (root,)
+        self._is_sure = False
 
     def hasten(self, now: float) -> None:
         """Go to the next stage at the next ``advance``: a second Ctrl-C means SIGTERM, a third SIGKILL.
@@ -186,7 +204,7 @@ class Termination:
         """
         # An orphan on its way to the subreaper can be missed by one look, so nobody is believed gone before a second.
         self.alive = self._look() or self._look()
-        if not self.alive:
+        if not self.alive and self._is_sure:
             self.unkillable = ()
             if self.stage is not Stage.DONE:
                 self._before_done, self.stage = self.stage, Stage.DONE
@@ -209,11 +227,16 @@ class Termination:
         return self.stage
 
     def _look(self) -> tuple[tuple[int, int], ...]:
-        return tuple(member for member in self._list_members() if is_running(*member))
+        try:
+            self._listed, self._is_sure = self._list_members(), True
+        except OSError:  # no descriptor is left, or /proc does not answer: who was known may live, and so may others
+            self._is_sure = False
+        return tuple(member for member in self._listed if is_running(*member))
 
     def _move_on(self, now: float) -> None:
         """Leave a stage whose time is over; with a grace of 0 that is the way straight to SIGKILL."""
-        if self.stage is Stage.INTERRUPT and not self._has_lost_root and self._root not in self.alive:
+        is_lost = self._is_sure and self._root not in self.alive
+        if self.stage is Stage.INTERRUPT and not self._has_lost_root and is_lost:
             self._has_lost_root = True
             self._deadline = min(self._deadline, now + ORPHAN_GRACE_S)
         if self.stage is Stage.INTERRUPT and now >= self._deadline:

@@ -18,11 +18,13 @@ def make_usable(path: str, ref: ProcessRef) -> tuple[Change, ...]:
         ref: The process that needs it: what is made belongs to its user.
 
     Raises:
-        MendError: It cannot be made so: something else is there, its parent is missing, it belongs to another user, or it is
-            usable already.
+        MendError: It cannot be made so: something else is there, its parent is missing, it belongs to another user, it is
+            usable already, or the process sees other file systems than we do.
         OSError: The file system refuses.
     """
     owner = os.stat(f"/proc/{ref.pid}")
+    if os.readlink(f"/proc/{ref.pid}/ns/mnt") != os.readlink("/proc/self/ns/mnt"):  # a container's path is another place here
+        raise MendError(f"{path} stays: PID {ref.pid} has file systems of its own")
     if not os.path.lexists(path):
         parent = os.path.dirname(path)
         if parent == "/" or not os.path.isdir(parent):

@@ -23,8 +23,9 @@ class Extent(msgspec.Struct, frozen=True):
     Attributes:
         size_bytes: Space that it takes on the disk; files with several names below it count once.
         files: Number of regular files.
-        last_use: Newest access or change of a file, Unix seconds; 0 for an empty tree. Access is only as fine as the mount's
-            ``relatime`` keeps it: a day.
+        last_use: Newest access, change or arrival of a file (``atime``, ``mtime``, ``ctime``), Unix seconds; 0 for an empty tree.
+            Access is only as fine as the mount's ``relatime`` keeps it, a day, and not kept at all with ``noatime``. ``ctime``
+            cannot be set: what ``tar`` or ``rsync -a`` brought today with its old times is not old here.
         owners: User ids of what is in it.
         inodes: Device and inode of every regular file.
         is_complete: False where a directory could not be read.
@@ -72,7 +73,7 @@ def measure(path: str) -> Extent:
         for status in found:
             owners.add(status.st_uid)
             if stat.S_ISREG(status.st_mode):
-                last = max(last, status.st_atime, status.st_mtime)
+                last = max(last, status.st_atime, status.st_mtime, status.st_ctime)
                 if (status.st_dev, status.st_ino) not in inodes:
                     inodes.add((status.st_dev, status.st_ino))
                     size += status.st_blocks * 512
@@ -98,10 +99,23 @@ def list_entries(kind: CacheKind, top: str) -> tuple[Entry, ...]:
         relative = os.path.relpath(path, os.path.realpath(top))
         is_left_over = os.path.basename(path).startswith(ASIDE)
         is_named = any(re.fullmatch(pattern, relative) for pattern in kind.entries)
-        is_own_work = bool(kind.veto) and has_sign(path, kind.veto)
+        is_own_work = (bool(kind.veto) and has_sign(path, kind.veto)) or not _is_filled_as_meant(path, kind)
         if is_left_over or (is_named and (not kind.sign or has_sign(path, kind.sign)) and not is_own_work):
             found.append(Entry(path, measure(path)))
     return tuple(found)
+
+
+def _is_filled_as_meant(path: str, kind: CacheKind) -> bool:
+    """Whether a directory of two letters holds what the cache puts there and nothing else; True for any other directory."""
+    name = os.path.basename(path)
+    if not kind.shard or len(name) != 2:
+        return True
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return False
+    own = [one for one in names if re.match(kind.shard.format(name=name), one)]
+    return bool(own) and all(one in own or re.match(kind.beside, one) for one in names)
 
 
 def has_sign(path: str, sign: str) -> bool:

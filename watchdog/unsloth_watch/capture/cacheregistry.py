@@ -41,6 +41,9 @@ class CacheKind(msgspec.Struct, frozen=True):
         entries: Patterns of the paths below it that are whole entries, which come and go as one; nothing else is ever pruned.
         sign: A file that a directory must hold to be an entry, up to three levels below it; empty where its name says enough.
         veto: A file, found as ``sign`` is, that makes a directory somebody's own work instead; empty for none.
+        shard: What a name directly in an entry of two letters begins with, ``{name}`` being those letters: an entry must hold
+            one, and nothing but such names and those of ``beside``; else it is somebody's own ``en`` or ``de``. Empty for none.
+        beside: What else may lie there.
         rebuilds: Whether a pruned entry comes back by computing alone; False where it has to be downloaded or processed again.
         users: Parts of the paths of libraries by which a process that may use it is known: what it has mapped.
     """
@@ -57,6 +60,8 @@ class CacheKind(msgspec.Struct, frozen=True):
     entries: tuple[str, ...] = ()
     sign: str = ""
     veto: str = ""
+    shard: str = ""
+    beside: str = ""
     rebuilds: bool = True
     users: tuple[str, ...] = ()
 
@@ -106,6 +111,10 @@ CACHES: tuple[CacheKind, ...] = (
         lock_depth=1,
         note="import unsloth removes TORCHINDUCTOR_CACHE_DIR; TMPDIR moves it",
         entries=(r"[a-z2-7]{2}", r"(fxgraph|aotautograd)/[a-z2-7]+", r"triton/\d+/([A-Z2-7]{52}|[0-9a-f]{64})"),
+        # torch/_inductor/codecache.py, get_path: a letter and the base32 of a SHA-256, in the directory of its second and third
+        # sign. Beside them: best configurations by a hash of their own, and what a write that was cut off left.
+        shard=r"[a-z]{name}[a-z2-7]{{40,}}",
+        beside=r"[0-9a-z]{40,}|\.\d+\.\d+\.tmp|__pycache__",
         users=("/libtorch",),
     ),
     CacheKind(

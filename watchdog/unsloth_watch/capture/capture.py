@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import msgspec
 
+from unsloth_watch.capture.askedpaths import find_asked_paths
 from unsloth_watch.capture.connections import name_peers, read_namespaces
 from unsloth_watch.capture.deadline import Deadline, DeadlineError, within
-from unsloth_watch.capture.descriptors import read_open_files
 from unsloth_watch.capture.devices import read_devices
 from unsloth_watch.capture.filesystems import find_filesystems
 from unsloth_watch.capture.glimpses import BRIEF_S, WATCH_S, find_glimpses
@@ -22,10 +22,10 @@ from unsloth_watch.capture.look import look, looks, stack_signature
 from unsloth_watch.capture.loops import annotate_loops
 from unsloth_watch.capture.nearlocks import find_near_locks
 from unsloth_watch.capture.outsiders import ask_outsiders, name_outsiders
-from unsloth_watch.capture.phrase import Scene
 from unsloth_watch.capture.pool import spread
 from unsloth_watch.capture.process import ProcessRead, read_process
 from unsloth_watch.capture.pulses import mark_pulses
+from unsloth_watch.capture.sockettimeouts import mark_timeouts
 from unsloth_watch.capture.source import annotate
 from unsloth_watch.capture.threads import build_threads, find_version, match_threads
 from unsloth_watch.model.evidence import CacheProbe, Connection, Evidence, FileLock, ProcessEvidence
@@ -94,6 +94,7 @@ def capture(
     processes = _ask("source lines", lambda: annotate(processes), deadline, missing) or processes
     processes = _ask("loops in the source", lambda: annotate_loops(processes), deadline, missing) or processes
     processes = find_glimpses(processes, deadline, BRIEF_S if is_gentle else WATCH_S)
+    processes = find_asked_paths(processes, deadline, binary)
     mounts = _ask("file systems", lambda: find_filesystems(processes), deadline, missing) or ()
     tids = {thread.tid for process in processes for thread in process.threads}
     pids = {process.ref.pid for process in processes}
@@ -165,13 +166,20 @@ def survey(
     )
     found = msgspec.structs.replace(found, processes=_ask("source", lambda: mark_pulses(processes), deadline, missing) or processes)
     asked = _ask("who outside holds the other ends", lambda: ask_outsiders(found, deadline), deadline, missing) or found
+    asked = _ask("time-outs of sockets", lambda: mark_timeouts(asked), deadline, missing) or asked
     return msgspec.structs.replace(reduce_survey(asked), seconds=clock() - at)
 
 
 def read_outside() -> tuple[str, ...]:
     """Return the pipes and sockets that the supervisor itself holds open: through them somebody outside can speak to the job."""
-    found = (file.target for file in read_open_files(os.getpid()))
-    return tuple(sorted({target for target in found if target.startswith(("pipe:", "socket:"))}))
+    found = set()
+    # Names alone: beside a thousand processes the supervisor has thousands of descriptors, 20 µs each with their positions.
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found.add(os.readlink(f"/proc/self/fd/{name}"))
+        except OSError:  # closed meanwhile, as the listing's own
+            continue
+    return tuple(sorted(target for target in found if target.startswith(("pipe:", "socket:"))))
 
 
 def _read_and_climb(
@@ -246,7 +254,7 @@ def _build_all(
     connections: Mapping[int, Connection],
     deadline: Deadline,
 ) -> tuple[ProcessEvidence, ...]:
-    """Return the evidence of each process; where its memory does not answer in time, without the phrases that need it."""
+    """Return the evidence of each process; where its memory does not answer in time, without what is only read there."""
     pairs = list(zip(reads, climbs, strict=True))
     built = spread(lambda pair: _build(*pair, connections), pairs, Deadline(deadline.left(_EXTRA_S)))
     processes = []
@@ -255,7 +263,7 @@ def _build_all(
             processes.append(process)
             continue
         why = "its memory does not answer" if process is None else f"the capture itself failed ({process!r}); please report this"
-        processes.append(_build(read, climb_result, connections, extra=(f"what the calls of PID {read.ref.pid} point to: {why}",)))
+        processes.append(_build(read, climb_result, connections, extra=(f"futexes of PID {read.ref.pid}: {why}",)))
     return tuple(processes)
 
 
@@ -285,12 +293,6 @@ def _build(
         missing.append(f"stacks of PID {pid}: {len(lost)} cannot be told which kernel thread is theirs: {', '.join(lost[:5])}")
     if dump is not None and dump.skipped:
         missing.append(f"stacks of PID {pid}: {dump.skipped} threads came in a form that cannot be read; update py-spy")
-    files = read.files or ()
-    scene = (
-        None
-        if extra
-        else Scene(pid, {file.fd: file.target for file in files}, {file.fd: file.watched for file in files if file.watched})
-    )
     return ProcessEvidence(
         ref=read.ref,
         ppid=read.ppid,
@@ -301,8 +303,8 @@ def _build(
         state=read.state,
         uid=read.uid,
         tracer_pid=read.tracer_pid,
-        threads=build_threads(read, matched, scene),
-        descriptors=None if read.files is None else tuple(file.to_descriptor(connections) for file in files),
+        threads=build_threads(read, matched, reads_memory=read.waits is not None and not extra),
+        descriptors=None if read.files is None else tuple(file.to_descriptor(connections) for file in read.files),
         python_version=read.python_version or (find_version(dump) if dump else None),
         stack_method=dump.method if dump else None,
         missing=tuple(missing),

@@ -42,10 +42,23 @@ def parse_connections(raw: bytes, kind: str) -> dict[int, Connection]:
     return found
 
 
+def parse_pending(raw: bytes) -> set[tuple[str, str]]:
+    """Return local and remote end of the connections that nobody has accepted yet: the kernel gives them no inode before."""
+    found = set()
+    for line in decode(raw).splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[9] == "0" and fields[3] == "01":
+            try:
+                found.add((_address(fields[1]), _address(fields[2])))
+            except ValueError:
+                continue
+    return found
+
+
 def _address(text: str) -> str:
     """Return ``0100007F:0050`` as ``127.0.0.1:80``: the address is in words of the machine's byte order (little endian)."""
     host, _, port = text.partition(":")
-    words = [int(host[index : index + 8], 16).to_bytes(4, "little") for index in range(0, len(host), 8)]
+    words = [bytes.fromhex(host[index : index + 8])[::-1] for index in range(0, len(host), 8)]
     address = ipaddress.ip_address(b"".join(words))
     # A socket of version 6 that speaks version 4: in one spelling, so that both ends of it can be matched.
     address = getattr(address, "ipv4_mapped", None) or address
@@ -58,13 +71,26 @@ class Table(msgspec.Struct, frozen=True):
 
     Attributes:
         sockets: By inode.
+        pending: Local and remote end of connections that nobody has accepted yet.
     """
 
     sockets: Mapping[int, Connection]
+    pending: Collection[tuple[str, str]] = frozenset()
 
     def select(self, wanted: Collection[int]) -> dict[int, Connection]:
         """Return the wanted ones that are there."""
-        return {inode: self.sockets[inode] for inode in wanted if inode in self.sockets}
+        found = {inode: self.sockets[inode] for inode in wanted if inode in self.sockets}
+        for inode, one in found.items():
+            if (one.remote, one.local) in self.pending:
+                found[inode] = msgspec.structs.replace(one, listener=self._find_listener(one.remote))
+        return found
+
+    def _find_listener(self, address: str) -> str | None:
+        """Return the socket that listens on an address; None where several do, each of which may have the connection."""
+        port = address.rpartition(":")[2]
+        places = {address, f"0.0.0.0:{port}", f"[::]:{port}"}
+        listening = [inode for inode, one in self.sockets.items() if one.state == "LISTEN" and one.local in places]
+        return f"socket:[{listening[0]}]" if len(listening) == 1 else None
 
     def find_peer(self, connection: Connection) -> int | None:
         """Return the inode of the other end, where it is in this namespace too."""
@@ -85,13 +111,17 @@ class Table(msgspec.Struct, frozen=True):
 def read_table(pid: int) -> Table:
     """Return the sockets that a process's network namespace has; tables that cannot be read are left out."""
     found: dict[int, Connection] = {}
+    pending: set[tuple[str, str]] = set()
     for kind in _TABLES:
         try:
-            found.update(parse_connections(read_file(f"/proc/{pid}/net/{kind}"), kind))
+            raw = read_file(f"/proc/{pid}/net/{kind}")
         except OSError:
             continue
+        found.update(parse_connections(raw, kind))
+        if kind.startswith("tcp"):
+            pending |= parse_pending(raw)
     found.update(read_unix_peers())
-    return Table(found)
+    return Table(found, pending)
 
 
 def read_namespaces(pids: Sequence[int]) -> Iterator[tuple[set[int], Table]]:

@@ -57,6 +57,7 @@ class PythonThread(msgspec.Struct, frozen=True):
         has_gil: Whether it holds the interpreter lock.
         is_active: What py-spy thinks; described, never decided by.
         handle: ``pthread_t``, which glibc puts at the top of the thread's stack.
+        addresses: For each frame the addresses of its variables by name; empty unless variables were asked for.
     """
 
     tid: int | None
@@ -65,6 +66,7 @@ class PythonThread(msgspec.Struct, frozen=True):
     has_gil: bool | None
     is_active: bool
     handle: int | None = None
+    addresses: tuple[dict[str, int], ...] = ()
 
 
 class Dump(msgspec.Struct, frozen=True):
@@ -89,6 +91,7 @@ _Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # larger ones cannot be 
 class _Local(msgspec.Struct):
     name: str
     repr: str | None = None
+    addr: _Id = 0
 
 
 class _Frame(msgspec.Struct):
@@ -149,6 +152,7 @@ def _convert(thread: _Thread) -> PythonThread:
         has_gil=thread.owns_gil,
         is_active=thread.active,
         handle=thread.thread_id,
+        addresses=tuple({item.name: item.addr for item in frame.locals or () if item.addr} for frame in thread.frames),
     )
 
 

@@ -48,10 +48,8 @@ _CUT_SHORT_ON_SOCKETS = frozenset({"read", "readv"})
 Rung = Callable[[int, float], "Dump | DumpFailure"]
 """A further way, called with PID and deadline after py-spy's.
 
-This is the hook for faulthandler: the supervisor may pass a rung that sends SIGUSR2 to a process **whose own hooks told it** that
-the handler is faulthandler's, and that reads the file which they agreed upon. It is no default: ``SigCgt`` shows that there is a
-handler, not whose, and an unknown SIGUSR2 handler may do anything (torch elastic checkpoints, SLURM requeues); without one it
-kills.
+A signal to faulthandler is none: ``SigCgt`` shows that there is a handler, not whose, and an unknown SIGUSR2 handler may do
+anything (torch elastic checkpoints, SLURM requeues); without one it kills.
 """
 
 RUNGS: tuple[Rung, ...] = (pystack.dump,)

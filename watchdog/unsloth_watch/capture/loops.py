@@ -13,6 +13,7 @@ import msgspec
 
 from unsloth_watch.capture.source import MAX_TEXT, find_function, read_source
 from unsloth_watch.model.evidence import Frame, ProcessEvidence, SourceLoop, ThreadEvidence
+from unsloth_watch.waits.place import is_library
 
 MAX_LOOPS = 3
 """Loops kept of a thread."""
@@ -24,7 +25,7 @@ _Loop = ast.While | ast.For | ast.AsyncFor
 
 
 def annotate_loops(processes: Sequence[ProcessEvidence]) -> tuple[ProcessEvidence, ...]:
-    """Return the processes with the loops that their threads are in; threads that wait for memory are in none that tells."""
+    """Return the processes with the loops that their threads are in; a thread beside the main one has to wake by the clock."""
     text = _Text({}, {})
     return tuple(
         msgspec.structs.replace(process, threads=tuple(_annotate(thread, text) for thread in process.threads))
@@ -52,23 +53,27 @@ class _Text(msgspec.Struct):
 
 
 def _annotate(thread: ThreadEvidence, text: _Text) -> ThreadEvidence:
-    if thread.call == "futex" and not thread.is_main:
+    if thread.call == "futex" and not thread.is_main and not (len(thread.syscall_args) > 3 and thread.syscall_args[3]):
         return thread
-    found = tuple(_find_all(thread.frames, text))
+    found = tuple(_find_all(thread.frames, text, is_running=thread.state == "R"))
     return msgspec.structs.replace(thread, loops=found) if found else thread
 
 
-def _find_all(frames: Sequence[Frame], text: _Text) -> Iterator[SourceLoop]:
+def _find_all(frames: Sequence[Frame], text: _Text, *, is_running: bool) -> Iterator[SourceLoop]:
+    """Yield the innermost loops; of a thread that computes also the user's own one, however deep the library below it is."""
     count = 0
-    for depth, frame in enumerate(frames[:_DEPTH]):
-        if frame.is_native or not frame.line or not frame.file.startswith("/"):
+    for depth, frame in enumerate(frames):
+        is_deep = depth >= _DEPTH or count >= MAX_LOOPS
+        if is_deep and not is_running:
+            return
+        if frame.is_native or not frame.line or not frame.file.startswith("/") or (is_deep and is_library(frame.file)):
             continue
         loop = text.find(frame)
         if loop is not None:
             yield msgspec.structs.replace(loop, depth=depth)
             count += 1
-        if count == MAX_LOOPS:
-            return
+            if is_deep:
+                return
 
 
 def find_loop(text: Sequence[str], line: int, depth: int = 0) -> SourceLoop | None:

@@ -32,7 +32,9 @@ def find_near_locks(processes: Sequence[ProcessEvidence]) -> tuple[LockFile, ...
     polling = [process for process in processes if any(map(_may_poll, process.threads))]
     tops = dict.fromkeys(process.cwd for process in polling if process.cwd is not None)
     directories = [directory for top in tops for directory in list_directories(top, DEPTH)]
-    tried = [path for process in polling for path in process.glimpses if path.startswith("/") and os.path.isfile(path)]
+    targets = [loop.target for process in polling for thread in process.threads for loop in thread.loops]
+    seen = [path for process in polling for path in process.glimpses]
+    tried = [path for path in (*targets, *seen) if path.startswith("/") and os.path.isfile(path)]
     near = (path for path in find_lock_files(directories, NAMES) if _may_be_lock(path))
     found = dict.fromkeys((*tried, *near))
     return describe_lock_files(list(found)[:MAX_FILES])

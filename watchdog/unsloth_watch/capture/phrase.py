@@ -114,7 +114,9 @@ def _futex(call: str, args: _Args, scene: Scene) -> _Said:
 
 def _fcntl(call: str, args: _Args, scene: Scene) -> _Said:
     fd = _int(args[0])
-    kind = {7: "fcntl lock", 38: "fcntl lock of the open file"}.get(_int(args[1]), f"fcntl command {_int(args[1])}")
+    kind = {7: "waits for the fcntl lock", 38: "waits for the fcntl lock of the open file"}.get(
+        _int(args[1]), f"fcntl command {_int(args[1])}"
+    )
     return f"{kind} on {scene.name(fd)}", (fd,)
 
 
@@ -177,6 +179,15 @@ def _on_path(index: int) -> Callable[[str, _Args, Scene], _Said]:
     return say
 
 
+def _on_id(words: str) -> Callable[[str, _Args, Scene], _Said]:
+    return lambda call, args, scene: (f"{words} {_int(args[0])}", ())
+
+
+def _splice(call: str, args: _Args, scene: Scene) -> _Said:
+    here, there = (_int(args[0]), _int(args[2])) if call == "splice" else (_int(args[1]), _int(args[0]))
+    return f"moves bytes from {scene.name(here)} to {scene.name(there)}", (here, there)
+
+
 def _say(words: str) -> Callable[[str, _Args, Scene], _Said]:
     return lambda call, args, scene: (words, ())
 
@@ -205,7 +216,13 @@ _PHRASES: dict[str, Callable[[str, _Args, Scene], _Said]] = {
     **dict.fromkeys(("vfork", "clone", "clone3"), _say("waits for a child to exec (vfork)")),
     **dict.fromkeys(("rt_sigtimedwait", "rt_sigsuspend", "pause"), _say("waits for a signal")),
     **dict.fromkeys(("mmap", "munmap", "mprotect", "madvise", "mremap", "brk"), _say("changes its memory map")),
-    "flock": _on_fd("flock on"),
+    **dict.fromkeys(("semop", "semtimedop"), _on_id("waits for the System V semaphores")),
+    **dict.fromkeys(("splice", "sendfile"), _splice),
+    "msgrcv": _on_id("waits for a message of the System V queue"),
+    "msgsnd": _on_id("waits for room in the System V queue"),
+    "mq_timedreceive": _on_fd("waits for a message on"),
+    "mq_timedsend": _on_fd("waits for room in the queue"),
+    "flock": _on_fd("waits for the flock on"),
     "fcntl": _fcntl,
     "futex": _futex,
     "futex_waitv": _say("futex wait on several"),

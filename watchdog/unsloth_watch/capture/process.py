@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
 
 from unsloth_watch.capture.deadline import DeadlineError, within
 from unsloth_watch.capture.descriptors import OpenFile, read_open_files
+from unsloth_watch.capture.phrase import Scene, Wait, describe_wait
 from unsloth_watch.capture.text import decode
 from unsloth_watch.capture.waits import Task, parse_stat, parse_status, read_file, read_tasks
 from unsloth_watch.model.process import ProcessRef
@@ -49,6 +50,7 @@ class ProcessRead(msgspec.Struct, frozen=True):
         rss_bytes: Resident memory.
         swap_bytes: Memory in swap.
         limits: Soft limits that are not unlimited.
+        waits: What the threads' calls point to, by thread id; None where its memory did not answer.
     """
 
     ref: ProcessRef
@@ -73,6 +75,7 @@ class ProcessRead(msgspec.Struct, frozen=True):
     rss_bytes: int | None = None
     swap_bytes: int | None = None
     limits: dict[str, str] = {}
+    waits: dict[int, Wait] | None = None
 
     @property
     def is_zombie(self) -> bool:
@@ -104,10 +107,12 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
         return None
     missing: list[str] = []
     is_zombie = stat.state in "ZX"
+    files = None if is_zombie else _attempt(missing, ref, "open descriptors", read_open_files)
     tasks = _attempt(missing, ref, "threads and their waits", read_tasks) or ()
-    files = command = environment = None
+    # At once: the array that a poll points to is another one after the next time-out, and a dump takes 0.3 s.
+    waits = _attempt(missing, ref, "targets of the calls", lambda pid: _describe_waits(pid, tasks, files or ()))
+    command = environment = None
     if not is_zombie:
-        files = _attempt(missing, ref, "open descriptors", read_open_files)
         command = _attempt(missing, ref, "command line", _read_command)
         environment = _attempt(missing, ref, "environment", _read_environment)
         blocked = [task for task in tasks if task.state in "SD"]
@@ -139,7 +144,14 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
         rss_bytes=_read_kilobytes(status.get("VmRSS")),
         swap_bytes=_read_kilobytes(status.get("VmSwap")),
         limits={} if is_zombie else _read_limits(folder),
+        waits=waits,
     )
+
+
+def _describe_waits(pid: int, tasks: Sequence[Task], files: Sequence[OpenFile]) -> dict[int, Wait]:
+    scene = Scene(pid, {file.fd: file.target for file in files}, {file.fd: file.watched for file in files if file.watched})
+    found = {task.tid: describe_wait(task, scene) for task in tasks if task.state not in "ZX"}
+    return {tid: wait for tid, wait in found.items() if wait is not None}
 
 
 def _read_mask(text: str | None) -> int | None:

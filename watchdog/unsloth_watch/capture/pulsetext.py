@@ -120,6 +120,10 @@ class _Names:
         self._modules = {name for name in imported if name in _MODULES and bound.count(name) == 1}
         self._builtins = _BUILTINS - set(bound)
         self._streams = {"sys.stdout", "sys.stderr"} if "sys" in imported and bound.count("sys") == 1 else set()
+        if _has_stream_of_its_own(tree):
+            # Whoever takes the output's place hears what is printed, and may tell somebody.
+            self._builtins -= {"print"}
+            self._streams = set()
 
     def is_plain(self, part: ast.AST) -> bool:
         """Whether a statement has no condition and calls only what is listed."""
@@ -137,6 +141,9 @@ class _Names:
         return True
 
     def _is_allowed(self, call: ast.Call, files: set[str]) -> bool:
+        places = [ast.unparse(option.value) for option in call.keywords if option.arg == "file"]
+        if any(place not in self._streams | files for place in places):
+            return False  # ``print(…, file=anybody)``
         return self._is_listed(call.func, files) or self._is_tool(call)
 
     def _is_tool(self, call: ast.Call) -> bool:
@@ -169,6 +176,17 @@ class _Names:
             is_file = isinstance(owner, ast.Call) and self._is_open(owner)
             return is_file or (isinstance(owner, ast.Name) and owner.id in files) or ast.unparse(owner) in self._streams
         return function.attr in _METHODS
+
+
+def _has_stream_of_its_own(tree: ast.Module) -> bool:
+    """Whether a module puts anything in the place of standard output or error: ``sys.stdout = Tee()``, ``redirect_stdout(tee)``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and node.attr in ("stdout", "stderr", "write"):
+            return True
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        if name in ("redirect_stdout", "redirect_stderr"):
+            return True
+    return False
 
 
 def _list_bound(tree: ast.Module) -> Iterator[str]:

@@ -31,11 +31,15 @@ _FUTEX = "futex"
 
 
 def annotate(processes: Sequence[ProcessEvidence]) -> tuple[ProcessEvidence, ...]:
-    """Return the processes with the source lines of their threads, where one of their threads waits for memory of its own."""
+    """Return the processes with the source lines of their threads, where one of their threads waits for memory.
+
+    Where that memory is shared, the holder may be any process of the job, and wait for something else.
+    """
     files: dict[str, list[str]] = {}
+    is_shared = any(thread.futex and thread.frames for process in processes for thread in process.threads)
     return tuple(
         msgspec.structs.replace(process, threads=tuple(_annotate(thread, files) for thread in process.threads))
-        if any(thread.call == _FUTEX and thread.frames for thread in process.threads)
+        if is_shared or any(thread.call == _FUTEX and thread.frames for thread in process.threads)
         else process
         for process in processes
     )
@@ -55,7 +59,7 @@ def _read_lines(frames: Sequence[Frame], files: dict[str, list[str]]) -> Iterato
         text = read_source(frame.file, files)
         if frame.line <= len(text):
             line = text[frame.line - 1].strip()[:MAX_TEXT]
-            holds = find_holds(text, frame.line, frame.function.rpartition(".")[2])
+            holds = find_holds(text, frame.line, frame.function.rpartition(".")[2], is_asking=is_innermost)
             # None: the text is not that of the running function, because the file was edited since.
             if holds is not None and (holds or is_innermost or not _LIBRARY.search(frame.file)):
                 yield SourceLine(depth, line, holds)
@@ -79,13 +83,14 @@ def read_source(path: str, files: dict[str, list[str]]) -> list[str]:
     return files.get(path, [])
 
 
-def find_holds(text: Sequence[str], line: int, function: str) -> tuple[str, ...] | None:
+def find_holds(text: Sequence[str], line: int, function: str, *, is_asking: bool = False) -> tuple[str, ...] | None:
     """Return what a function holds at a line, outermost first; None where the line does not belong to that function.
 
     Args:
         text: Lines of the file.
         line: Line, from 1.
         function: Plain name of the function; ``<module>`` and other names in angle brackets are looked at where they stand.
+        is_asking: Whether nothing was called from that line: of ``with lock: body`` in one line the lock is asked for, not held.
 
     An ``acquire()`` counts from its line to the next ``release()`` of the same expression: not exact for branches, so a rule that
     uses it has to be content with less than certainty.
@@ -102,7 +107,9 @@ def find_holds(text: Sequence[str], line: int, function: str) -> tuple[str, ...]
     at = line - first
     held: dict[str, None] = {}
     for node in _walk_own(tree):
-        if isinstance(node, ast.With | ast.AsyncWith) and node.body[0].lineno <= at <= (node.end_lineno or at):
+        if not isinstance(node, ast.With | ast.AsyncWith) or not node.body[0].lineno <= at <= (node.end_lineno or at):
+            continue
+        if not (is_asking and node.lineno == at):
             held.update(dict.fromkeys(ast.unparse(item.context_expr) for item in node.items))
     for name_of, is_taken in _list_calls(tree, at):
         if is_taken:

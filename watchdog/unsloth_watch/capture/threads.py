@@ -7,8 +7,9 @@ import re
 from collections.abc import Sequence
 
 from unsloth_watch.capture.dump import Dump, PythonThread
+from unsloth_watch.capture.interpreterlock import find_askers
 from unsloth_watch.capture.memory import read_memory
-from unsloth_watch.capture.phrase import Scene, Wait, describe_wait
+from unsloth_watch.capture.phrase import Wait
 from unsloth_watch.capture.process import ProcessRead
 from unsloth_watch.capture.syscalls import name_syscall
 from unsloth_watch.capture.text import decode
@@ -60,17 +61,19 @@ def _find_task(thread: PythonThread, free: Sequence[Task], pid: int) -> Task | N
     return min(gaps, key=lambda pair: pair[0])[1] if gaps else None
 
 
-def build_threads(process: ProcessRead, matched: dict[int, PythonThread], scene: Scene | None) -> tuple[ThreadEvidence, ...]:
+def build_threads(process: ProcessRead, matched: dict[int, PythonThread], *, reads_memory: bool) -> tuple[ThreadEvidence, ...]:
     """Return every kernel thread, main first, with its Python stack where it has one and what it waits for.
 
     Args:
         process: What was read of it.
         matched: Python threads by kernel thread id.
-        scene: Where to look up what calls point to, which reads its memory; None to leave the phrases out.
+        reads_memory: Whether to ask its memory for the owners and places of futexes.
     """
     threads = []
+    waits = process.waits or {}
+    askers = find_askers(process.tasks, process.ref.pid) if reads_memory else frozenset()
     for task in process.tasks:
-        wait = describe_wait(task, scene) if scene is not None and task.state not in "ZX" else None
+        wait = waits.get(task.tid)
         python = matched.get(task.tid)
         threads.append(
             ThreadEvidence(
@@ -89,8 +92,9 @@ def build_threads(process: ProcessRead, matched: dict[int, PythonThread], scene:
                 wait=wait.phrase if wait else None,
                 wait_fds=wait.fds if wait else (),
                 wait_path=_find_path(wait, process) if wait else None,
-                futex=find_shared_futex(task, process.ref.pid) if scene is not None else None,
-                mutex_owner=_read_owner(task, process) if scene is not None else None,
+                futex=find_shared_futex(task, process.ref.pid) if reads_memory else None,
+                mutex_owner=_read_owner(task, process) if reads_memory else None,
+                awaits_gil=task.tid in askers,
             )
         )
     return tuple(threads)

@@ -12,7 +12,8 @@ import msgspec
 
 from unsloth_watch.act.change import Change, MendError
 from unsloth_watch.capture.cacheentry import measure
-from unsloth_watch.cli.words import Parser, parse_age
+from unsloth_watch.cli.arguments import Parser
+from unsloth_watch.cli.words import parse_age
 from unsloth_watch.config.size import parse_size
 from unsloth_watch.errors import EXIT_USAGE, UsageError, WatchError
 from unsloth_watch.supervise import clock
@@ -40,24 +41,24 @@ def main(words: Sequence[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="unsloth-watch cache",
-        description="Shows, prunes and repairs the caches that a job started here would use, and those made by this program.",
-        epilog="example: unsloth-watch cache prune --older-than 30d --max-size 20G --dry-run · "
-        "exit status: 0 done, 1 something asked for could not be done",
-        allow_abbrev=False,
+        "cache",
+        "Shows, prunes and repairs the caches that a job started here would use, and those made by this program.",
+        "unsloth-watch cache prune --older-than 30d --max-size 20G --dry-run",
+        status="0 done, 1 something that was asked for could not be done",
     )
     actions = parser.add_subparsers(dest="action", required=True, metavar="list|prune|repair")
     listing = actions.add_parser(
         "list",
-        help="size, age, owner, last use and locks of every cache",
-        epilog="example: unsloth-watch cache list --json",
-        allow_abbrev=False,
+        help="size, owner, last use and locks of every cache",
+        description="Lists the caches with size, owner, last use, locks and place, and the quarantines.",
+        example="unsloth-watch cache list --json",
     )
     pruning = actions.add_parser(
         "prune",
         help="delete entries that nobody uses",
-        epilog="example: unsloth-watch cache prune --older-than 30d --include hub --dry-run",
-        allow_abbrev=False,
+        description="Deletes entries that nobody uses: those that are too old, then the least recently used until the rest fits. "
+        "One of the two limits is enough.",
+        example="unsloth-watch cache prune --older-than 30d --include hub --dry-run",
     )
     pruning.add_argument("--older-than", type=parse_age, metavar="DURATION", help="entries not used for so long, such as 30d")
     pruning.add_argument(
@@ -70,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     mending = actions.add_parser(
         "repair",
         help="move what is broken, or a whole cache, into quarantine",
-        epilog="example: unsloth-watch cache repair triton",
-        allow_abbrev=False,
+        description="Moves into quarantine what is provably broken, or the caches that are named as a whole.",
+        example="unsloth-watch cache repair triton",
     )
     mending.add_argument("cache", nargs="*", metavar="CACHE", help="caches to build anew as a whole, as `cache list` names them")
     mending.add_argument("--restore", metavar="ID", help="bring a quarantine back; `cache list` shows them")
@@ -116,11 +117,13 @@ def _list(options: argparse.Namespace) -> int:
         )
     quarantines = list_quarantines(os.environ)
     if options.json:
-        return _write({"schema": SCHEMA, "caches": rows, "quarantines": quarantines})
-    _say(_table(rows, now))
-    for one in quarantines:
-        _say((f"quarantine {one.id}: {', '.join(one.originals)}; back with unsloth-watch cache repair --restore {one.id}",))
-    return 0
+        _write({"schema": SCHEMA, "caches": rows, "quarantines": quarantines})
+    else:
+        _say(_table(rows, now))
+        for one in quarantines:
+            back = f"{', '.join(one.originals)}; back with unsloth-watch cache repair --restore {one.id}"
+            _say((f"quarantine {one.id}: {one.fault or back}",))
+    return 1 if any(one.fault for one in quarantines) else 0
 
 
 def _table(rows: Sequence[dict[str, object]], now: float) -> Iterator[str]:
@@ -184,6 +187,8 @@ def _prune_lines(outcome: Outcome, *, is_dry: bool) -> Iterator[str]:
 
 
 def _repair(options: argparse.Namespace) -> int:
+    if options.restore and options.cache:
+        raise UsageError("--restore brings a whole quarantine back; give it, or caches to build anew, not both")
     if options.restore is not None:
         restored, moved = restore_quarantine(options.restore, os.environ)
         if options.json:

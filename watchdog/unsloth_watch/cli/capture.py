@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from unsloth_watch.cli.arguments import Parser
+from unsloth_watch.cli.arguments import OF_A_RUN, Parser
 from unsloth_watch.cli.order import write_json
 from unsloth_watch.errors import WatchError
 from unsloth_watch.supervise.request import ask
@@ -24,6 +24,7 @@ def main(words: Sequence[str]) -> int:
         "capture",
         "Takes the evidence of a run now, as for a hang, and writes its report. Nobody is paused or ended.",
         "unsloth-watch capture latest",
+        status=OF_A_RUN,
     )
     parser.add_run(is_required=True)
     parser.add_json()

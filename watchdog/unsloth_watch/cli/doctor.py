@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from unsloth_watch.cli.words import Parser
+from unsloth_watch.cli.arguments import Parser
 from unsloth_watch.model.checkup import Finding, Level, grade
 from unsloth_watch.supervise.checkup.examination import Fixed, examine_launch, fix
 from unsloth_watch.supervise.quarantines import close_quarantine, open_quarantine
@@ -53,14 +52,14 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:place]), list(words[place + 1 :])
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
-        prog="unsloth-watch doctor",
-        usage="unsloth-watch doctor [--fix] [--json] [-- COMMAND [ARG]...]",
-        description="Looks at what a launch of COMMAND from here would meet: its Python and libraries, variables, caches and their "
+        "doctor",
+        "Looks at what a launch of COMMAND from here would meet: its Python and libraries, variables, caches and their "
         "locks, the machine's limits, the network, and where every setting comes from. Starts nothing of the command.",
-        epilog="example: unsloth-watch doctor -- python train.py · exit status: 0 fine, 1 warnings, 2 errors",
-        allow_abbrev=False,
+        "unsloth-watch doctor -- python train.py",
+        status="0 fine, 1 warnings, 2 errors",
+        usage="unsloth-watch doctor [--fix] [--json] [-- COMMAND [ARG]...]",
     )
     parser.add_argument(
         "--fix",

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from unsloth_watch.config.duration import parse_duration
-from unsloth_watch.errors import EXIT_USAGE
+from unsloth_watch.cli.arguments import Parser
+from unsloth_watch.cli.words import parse_age
 from unsloth_watch.model.evidence import ProcessEvidence, ThreadEvidence
 from unsloth_watch.supervise.examine import Examination, examine
 from unsloth_watch.tell.console import clean_line
@@ -39,18 +39,13 @@ def _clean(line: str) -> str:
     return " " * (len(line) - len(line.lstrip(" "))) + clean_line(line)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(EXIT_USAGE, f"unsloth-watch: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="unsloth-watch inspect",
-        description="Watches a process and everything below it for some seconds, takes its stacks without pausing it, and says "
+def _parser() -> Parser:
+    parser = Parser(
+        "inspect",
+        "Watches a process and everything below it for some seconds, takes its stacks without pausing it, and says "
         "whether it gets further, and if not why. Changes nothing.",
-        epilog="example: unsloth-watch inspect 4711 --json · exit status: 0 progressing, 1 hung, 2 undecided, 3 cannot look",
-        allow_abbrev=False,
+        "unsloth-watch inspect 4711 --json",
+        status="0 progressing, 1 hung, 2 undecided, 3 cannot look",
     )
     parser.add_argument("pid", type=_pid, metavar="PID", help="process to look at")
     parser.add_argument("--seconds", type=_seconds, default=3.0, metavar="DURATION", help="how long to watch it (default 3s)")
@@ -65,10 +60,7 @@ def _pid(word: str) -> int:
 
 
 def _seconds(word: str) -> float:
-    try:
-        return max(1.0, parse_duration(word))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return max(1.0, parse_age(word))
 
 
 def _data(examination: Examination, pid: int, redactor: Redactor) -> object:

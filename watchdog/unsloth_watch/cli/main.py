@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 
-from unsloth_watch.errors import EXIT_SUPERVISOR, UsageError, WatchError
+from unsloth_watch.errors import EXIT_NOT_FOUND, EXIT_SUPERVISOR, UsageError, WatchError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,8 +120,9 @@ def _watch(words: list[str]) -> int:
     launch.reread = lambda: load_settings(options, os.environ, directory)
     try:
         started = launch.start(1, {})
-    except WatchError:
+    except WatchError as error:
         launch.discard()
+        _name_verb(error, command[0])
         raise
     # The command runs. From here on there is time to import.
     gc.disable()  # all of this stays: to look through it while it comes, and ever after, takes 2 ms and dirties its pages
@@ -139,6 +140,15 @@ def _watch(words: list[str]) -> int:
         sys.stdout.flush()
         end_like(ending.signal)
     return status
+
+
+def _name_verb(error: WatchError, word: str) -> None:
+    """Add the verb that was meant to the error about a command that was not found."""
+    from unsloth_watch.config.option import nearest  # noqa: PLC0415 - only for an error message
+
+    verb = nearest(word, VERBS) if error.exit_code == EXIT_NOT_FOUND else None
+    if verb is not None:
+        error.args = (f"{error}; did you mean unsloth-watch {verb}?",)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from unsloth_watch.cli.arguments import Parser
+from unsloth_watch.cli.arguments import OF_A_RUN, Parser
 from unsloth_watch.supervise.request import ask
 from unsloth_watch.tell.lines import encode_line
 from unsloth_watch.tell.runs import find_run
@@ -15,7 +15,7 @@ from unsloth_watch.tell.runs import find_run
 
 def give_order(verb: str, words: Sequence[str], description: str, example: str) -> int:
     """Run a verb that is one question to the supervisor; return 0, or raise what it refused."""
-    parser = Parser(verb, description, example)
+    parser = Parser(verb, description, example, status=OF_A_RUN)
     parser.add_run(is_required=True)
     parser.add_json()
     options = parser.parse_args(words)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from unsloth_watch.cli.arguments import Parser
-from unsloth_watch.config.duration import format_duration, parse_duration
-from unsloth_watch.errors import WatchError
+from unsloth_watch.cli.words import parse_age
+from unsloth_watch.config.duration import format_duration
+from unsloth_watch.errors import CannotLookError, UsageError
 from unsloth_watch.judge.rules import Rules
 from unsloth_watch.supervise.replay import AttemptReplay, find_disagreements, replay, rules_of
 from unsloth_watch.tell.console import clean_line
@@ -30,12 +30,18 @@ def main(words: Sequence[str]) -> int:
     directory = RunDirectory(run.directory)
     own = rules_of(run.record, None, None)
     rules = rules_of(run.record, options.stall_timeout, options.busy_timeout)
+    if rules.busy_s < rules.stall_s:
+        raise UsageError("--busy-timeout is shorter than --stall-timeout, which no run may have; raise --busy-timeout")
     try:
         attempts = replay(read_samples(directory.samples), rules)
+    except FileNotFoundError:
+        attempts = ()
     except OSError as error:
-        raise WatchError(f"{directory.samples} cannot be read: {error.strerror}") from None
+        raise CannotLookError(f"{directory.samples} cannot be read: {error.strerror}") from None
     if not attempts:
-        raise WatchError(f"{directory.samples} holds no sample: the run was over before the first, or its disk was full")
+        raise CannotLookError(
+            f"{run.record.id} has no samples to judge: it was over before the first, or its disk was full; see unsloth-watch runs"
+        )
     try:
         events = list(read_events(directory.events))
     except OSError:
@@ -62,20 +68,14 @@ def _parser() -> Parser:
         "replay",
         "Judges a recorded run again from its samples: by its own settings, or by others, to see what they would have done. "
         "Samples older than ten minutes at the run's end are kept ten times coarser, so what is said of them is approximate.",
-        "unsloth-watch replay latest --stall-timeout 60s · exit status: 0; 1 where the replay contradicts the run's own events",
+        "unsloth-watch replay latest --stall-timeout 60s",
+        status="0; 1 the replay contradicts the run's own events; 3 there is no such run, or it has no samples",
     )
     parser.add_run()
-    parser.add_argument("--stall-timeout", type=_duration, metavar="DURATION", help="stall timeout (default the run's own)")
-    parser.add_argument("--busy-timeout", type=_duration, metavar="DURATION", help="busy timeout (default the run's own)")
+    parser.add_argument("--stall-timeout", type=parse_age, metavar="DURATION", help="stall timeout (default the run's own)")
+    parser.add_argument("--busy-timeout", type=parse_age, metavar="DURATION", help="busy timeout (default the run's own)")
     parser.add_json()
     return parser
-
-
-def _duration(word: str) -> float:
-    try:
-        return parse_duration(word)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _lines(run: str, rules: Rules, own: Rules, attempts: tuple[AttemptReplay, ...], disagreements: Sequence[str]) -> Iterator[str]:

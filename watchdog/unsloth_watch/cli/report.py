@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from unsloth_watch.cli.arguments import Parser
-from unsloth_watch.errors import WatchError
+from unsloth_watch.cli.words import parse_number
+from unsloth_watch.errors import CannotLookError
 from unsloth_watch.tell.runs import KnownRun, find_run
 
 
@@ -17,9 +18,10 @@ def main(words: Sequence[str]) -> int:
         "report",
         "Prints the report of an incident as Markdown, ready for a bug ticket, or opens it as a page.",
         "unsloth-watch report latest --open",
+        status="0 done, 3 there is no such run, or it has no such incident",
     )
     parser.add_run()
-    parser.add_argument("--incident", type=int, metavar="N", help="number of the incident (default: the newest)")
+    parser.add_argument("--incident", type=parse_number, metavar="N", help="number of the incident (default: the newest)")
     parser.add_argument("--open", action="store_true", help="open the page in a browser instead")
     parser.add_json()
     options = parser.parse_args(words)
@@ -31,7 +33,7 @@ def main(words: Sequence[str]) -> int:
         with open(path, "rb") as stream:
             sys.stdout.buffer.write(stream.read())
     except OSError as error:
-        raise WatchError(f"{path}: {error.strerror}; the report may still be on its way") from None
+        raise CannotLookError(f"{path}: {error.strerror}; the report may still be on its way") from None
     return 0
 
 
@@ -43,13 +45,15 @@ def find_incident(run: KnownRun, number: int | None) -> str:
         number: Its number; None for the newest.
 
     Raises:
-        WatchError: There is no such incident.
+        CannotLookError: There is no such incident.
     """
     numbers = [incident.number for incident in run.record.incidents]
     if not numbers:
-        raise WatchError(f"{run.record.id} has no incidents: nothing hung, and no evidence was asked for")
+        raise CannotLookError(
+            f"{run.record.id} has no incidents: nothing hung, and no evidence was asked for; see unsloth-watch runs for others"
+        )
     if number is not None and number not in numbers:
-        raise WatchError(f"{run.record.id} has no incident {number}; there are {', '.join(map(str, numbers))}")
+        raise CannotLookError(f"{run.record.id} has no incident {number}; it has {', '.join(map(str, numbers))}")
     chosen = number if number is not None else max(numbers)
     path = next(incident.path for incident in run.record.incidents if incident.number == chosen)
     return os.path.join(run.directory, path)
@@ -59,7 +63,7 @@ def _open(path: str) -> int:
     import webbrowser  # noqa: PLC0415 - only here
 
     if not os.path.exists(path):
-        raise WatchError(f"{path} does not exist; the report may still be on its way")
+        raise CannotLookError(f"{path} does not exist; the report may still be on its way")
     if not webbrowser.open(f"file://{os.path.abspath(path)}"):
-        raise WatchError(f"there is no browser to open; the page is {path}")
+        raise CannotLookError(f"there is no browser to open; the page is {path}")
     return 0

@@ -16,6 +16,7 @@ from unsloth_watch.supervise.launch import name_command
 from unsloth_watch.tell.atomic import write_atomically
 from unsloth_watch.tell.console import clean_line
 from unsloth_watch.tell.directory import clean_name
+from unsloth_watch.tell.redact import Redactor
 from unsloth_watch.tell.unit import MARK, Unit, carry_environment, render_unit
 
 _OWN = ("--user", "--force")
@@ -28,22 +29,43 @@ def main(words: Sequence[str]) -> int:
         "service",
         "Prints or installs a systemd unit that runs a command under unsloth-watch: ready when it was started, watched by systemd "
         "through the detection loop, stopped with time to save. All options of unsloth-watch may be given.",
-        "unsloth-watch service install --user --stall-timeout 5m -- python train.py",
+        "unsloth-watch service install --user -- python train.py",
+        status="0 done, 64 usage, 125 the unit cannot be written",
+        usage="unsloth-watch service print|install [--user | --run-as USER] [--force]\n"
+        "                             [OPTIONS] [--] COMMAND [ARG]...",
     )
-    parser.usage = "unsloth-watch service print|install [--user | --run-as USER] [--force] [OPTIONS] [--] COMMAND [ARG]..."
-    parser.add_argument("action", choices=("print", "install"), help="write it to standard output, or where systemd looks for it")
-    parser.add_argument("--user", action="store_true", help="for your own manager (systemctl --user) instead of the system's")
-    parser.add_argument("--run-as", metavar="USER", help="account of a system service (default: you, or who called sudo)")
+    parser.add_argument(
+        "action",
+        metavar="print|install",
+        choices=("print", "install"),
+        help="write it to standard output, or where systemd looks for it",
+    )
+    manager = parser.add_mutually_exclusive_group()
+    manager.add_argument("--user", action="store_true", help="for your own manager (systemctl --user) instead of the system's")
+    manager.add_argument("--run-as", metavar="USER", help="account of a system service (default: you, or who called sudo)")
     parser.add_argument("--force", action="store_true", help="install over a unit that is not ours")
     own, rest = _split_own(list(words))
     options = parser.parse_args(own)
     unit = compose_unit(rest, is_user=options.user, run_as=options.run_as)
     text = render_unit(unit)
+    has_secret = _warn_of_secrets(unit)
     if options.action == "print":
         sys.stdout.write(text)
     else:
-        _install(unit, text, is_forced=options.force)
+        _install(unit, text, is_forced=options.force, mode=0o600 if has_secret else 0o644)
     return 0
+
+
+def _warn_of_secrets(unit: Unit) -> bool:
+    """Whether the command line looks as if it held a secret; says so, as the file's mode hides it from neither ps nor systemctl."""
+    words = [*unit.options, *unit.command]
+    if Redactor({}).value(words) == words:
+        return False
+    sys.stderr.write(
+        "unsloth-watch: the command line looks as if it held a secret, which everybody on this machine can then read by systemctl "
+        f"show and ps: put it as a variable into {unit.environment_file} (mode 0600), and let the command read it from there\n"
+    )
+    return True
 
 
 def _split_own(words: list[str]) -> tuple[list[str], list[str]]:
@@ -68,7 +90,14 @@ def compose_unit(words: Sequence[str], *, is_user: bool, run_as: str | None) -> 
         UsageError: No command, an option that cannot be, ``--run-dir``, or an account that does not exist.
         ConfigError: The settings do not fit together.
     """
-    layer, command = split_command_line(words)
+    try:
+        layer, command = split_command_line(words)
+    except UsageError as error:
+        end = words.index("--") if "--" in words else len(words)
+        late = next((word for word in words[:end] if word in (*_OWN, "--run-as")), None)
+        if late is None:
+            raise
+        raise UsageError(f"{late} goes before all options of the main job: unsloth-watch service print {late} ...") from error
     if not command or not command[0]:
         raise UsageError("no command to run; write unsloth-watch service print [OPTIONS] -- COMMAND [ARG]...")
     if "run_dir" in layer:
@@ -123,7 +152,7 @@ def _choose_user(run_as: str | None) -> str | None:
     return account.pw_name if account.pw_uid else None
 
 
-def _install(unit: Unit, text: str, *, is_forced: bool) -> None:
+def _install(unit: Unit, text: str, *, is_forced: bool, mode: int) -> None:
     folder = os.path.expanduser("~/.config/systemd/user") if unit.is_user else "/etc/systemd/system"
     path = os.path.join(folder, f"unsloth-watch-{unit.name}.service")
     try:
@@ -132,7 +161,7 @@ def _install(unit: Unit, text: str, *, is_forced: bool) -> None:
                 if not stream.readline().startswith(MARK):
                     raise WatchError(f"{path} is not ours; choose another --name, or overwrite it with --force")
         os.makedirs(folder, exist_ok=True)
-        write_atomically(path, text.encode(), 0o644)
+        write_atomically(path, text.encode(), mode)
     except OSError as error:
         hint = "; try --user, or sudo" if not unit.is_user and os.getuid() else ""
         raise WatchError(f"cannot write {path}: {error.strerror}{hint}") from None

@@ -22,7 +22,12 @@ SCHEMA = "unsloth-watch/show/1"
 
 def main(words: Sequence[str]) -> int:
     """Run the verb."""
-    parser = Parser("show", "Says what a run is doing now, or how it ended.", "unsloth-watch show latest --json")
+    parser = Parser(
+        "show",
+        "Says what a run is doing now, or how it ended.",
+        "unsloth-watch show latest --json",
+        status="0 done, 3 there is no such run, or its supervisor does not answer",
+    )
     parser.add_run()
     parser.add_json()
     options = parser.parse_args(words)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from unsloth_watch.cli.arguments import Parser
+from unsloth_watch.cli.arguments import OF_A_RUN, Parser
 from unsloth_watch.cli.order import write_json
 from unsloth_watch.supervise.request import NotRunningError, ask
 from unsloth_watch.tell.runs import KnownRun, find_run
@@ -21,6 +21,7 @@ def main(words: Sequence[str]) -> int:
         "Ends a run: SIGTERM goes to the command, which may save; nothing is started again. Waits until the run is over. A job "
         "that was attached to goes on.",
         "unsloth-watch stop latest",
+        status=OF_A_RUN,
     )
     parser.add_run(is_required=True)
     parser.add_argument("--no-wait", action="store_true", help="return as soon as it was asked")

@@ -1,19 +1,10 @@
-"""What the parsers of all verbs have in common: an error is one line and status 64, and words become values."""
+"""Words of a verb's command line as values; what is none is an error of the command line."""
 
 from __future__ import annotations
 
 import argparse
 
 from unsloth_watch.config.duration import parse_duration
-from unsloth_watch.errors import EXIT_USAGE
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors look like all others of this program."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        """Say what is wrong in one line and end."""
-        self.exit(EXIT_USAGE, f"unsloth-watch: {message}; see {self.prog} --help\n")
 
 
 def parse_age(word: str) -> float:
@@ -22,3 +13,10 @@ def parse_age(word: str) -> float:
         return parse_duration(word)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def parse_number(word: str) -> int:
+    """Return a whole number of at least 1, for an option that counts."""
+    if not (word.isascii() and word.isdigit()) or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
+    return int(word)

@@ -20,7 +20,7 @@ def parse_duration(text: str) -> float:
     if seconds is None:
         seconds = _with_units(word, text)
     if not 0 < seconds <= _LONGEST_S:
-        raise ValueError(f"{text!r} is not between 0 and a year")
+        raise ValueError(f"{text!r} is not a duration between 1ms and a year")
     return seconds
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from unsloth_watch.config.duration import format_duration
 from unsloth_watch.config.option import BY_NAME, OPTIONS, Option, nearest
 from unsloth_watch.config.profile import PROFILES
 from unsloth_watch.config.settings import Settings
@@ -132,8 +133,8 @@ def _read_environment(environment: Mapping[str, str]) -> Layer:
         option = known.get(variable)
         if option is None:
             near = nearest(variable[14:], [option.name for option in known.values()])
-            hint = f"; did you mean {BY_NAME[near].variable}?" if near else "."
-            raise ConfigError(f"environment variable {variable} is not a setting{hint} Unset it, or see unsloth-watch --help")
+            hint = f"did you mean {BY_NAME[near].variable}? " if near else ""
+            raise ConfigError(f"environment variable {variable} is not a setting; {hint}unset it, or see unsloth-watch --help")
         _store(layer, option, value, variable, ConfigError)
     return layer
 
@@ -209,18 +210,20 @@ def _read_profile(name: str, place: str, of_files: Sequence[Mapping[str, object]
     known = sorted({*PROFILES, *(key for profiles in of_files for key in profiles)})
     near = nearest(name, known)
     hint = f"did you mean {near}? " if near else ""
-    raise ConfigError(f"{place}: there is no profile {name!r}; {hint}Known profiles: {', '.join(known)}")
+    raise ConfigError(f"{place}: there is no profile {name!r}; {hint}there are {', '.join(known)}")
 
 
 def _check_combinations(settings: Settings) -> None:
     if settings.busy_timeout < settings.stall_timeout:
         raise ConfigError(
-            f"busy-timeout ({settings.busy_timeout:g} s) is shorter than stall-timeout ({settings.stall_timeout:g} s): "
+            f"busy-timeout ({format_duration(settings.busy_timeout)}) is shorter than stall-timeout "
+            f"({format_duration(settings.stall_timeout)}): "
             "a job that computes would be given less time than a silent one; raise busy-timeout"
         )
     if settings.interval > settings.stall_timeout / 4:
         raise ConfigError(
-            f"interval ({settings.interval:g} s) is too long for stall-timeout ({settings.stall_timeout:g} s): "
+            f"interval ({format_duration(settings.interval)}) is too long for stall-timeout "
+            f"({format_duration(settings.stall_timeout)}): "
             "at least four samples must fit; shorten interval"
         )
     if settings.run_dir is not None and settings.runs_dir is not None:

@@ -87,7 +87,9 @@ class Trace(msgspec.Struct, frozen=True):
         return [
             key
             for key in self.graph.scene.threads_of(pid)
-            if self.graph.wants[key].aim in (Aim.TIMED, Aim.RUNNING) and self.graph.scene.threads[key].frames and key != self.end
+            if self.graph.wants[key].aim in (Aim.TIMED, Aim.RUNNING)
+            and (self.graph.scene.threads[key].frames or self.graph.scene.processes[pid].python_version is None)
+            and key != self.end
         ]
 
     def find_doubt(self) -> str | None:

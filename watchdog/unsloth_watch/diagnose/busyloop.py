@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from unsloth_watch.diagnose.case import Case, main_thread
 from unsloth_watch.diagnose.fingerprint import fingerprint
-from unsloth_watch.diagnose.frames import own_frame, python_frames, read_look
+from unsloth_watch.diagnose.frames import is_library, own_frame, python_frames, read_look
 from unsloth_watch.diagnose.remedies import relaunch
 from unsloth_watch.diagnose.rule import CONFIDENCE
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status
-from unsloth_watch.model.evidence import ProcessEvidence
+from unsloth_watch.model.evidence import ProcessEvidence, SourceLoop, ThreadEvidence
 from unsloth_watch.model.sample import Look
 from unsloth_watch.model.verdict import State
 
@@ -18,6 +18,8 @@ MIN_LOOKS = 5
 """Looks that must agree. Fewer often fall into one function of an honest computation."""
 MAX_PLACES = 3
 """Different stacks that still count as closed."""
+MOSTLY = 0.75
+"""Share of the looks that must find it running for a guess."""
 
 
 class BusyLoop:
@@ -36,11 +38,48 @@ class BusyLoop:
             thread = main_thread(process)
             looks = case.looks_of(process.ref)
             places = count_places(looks)
-            if thread is None or thread.state != "R" or len(looks) < MIN_LOOKS or places > MAX_PLACES:
+            if thread is None or thread.state != "R" or len(looks) < MIN_LOOKS:
                 continue
-            if all(look.is_active for look in looks):
+            active = sum(look.is_active for look in looks)
+            if places <= MAX_PLACES and active == len(looks):
                 return _explain(case, process, len(looks), places)
+            loop = _find_endless(thread) if case.verdict is not None and case.verdict.state is State.HUNG else None
+            # On a crowded machine a look now and then catches it while others run.
+            if loop is not None and places > MAX_PLACES and active >= MOSTLY * len(looks):
+                return _suspect(process, thread, loop, len(looks), places)
         return None
+
+
+def _find_endless(thread: ThreadEvidence) -> SourceLoop | None:
+    """Return the innermost ``while`` loop of the user's code around what a thread does; None where there is none."""
+    return next(
+        (loop for loop in thread.loops if loop.header.startswith("while ") and not is_library(thread.frames[loop.depth].file)), None
+    )
+
+
+def _suspect(process: ProcessEvidence, thread: ThreadEvidence, loop: SourceLoop, looks: int, places: int) -> Diagnosis:
+    """Return the guess that the user's own loop does not end, where the looks find a computation of many places below it."""
+    frame = thread.frames[loop.depth]
+    culprit = Culprit(kind="thread", pid=process.ref.pid, thread=thread.name, frame=str(frame))
+    return Diagnosis(
+        cause=BusyLoop.id,
+        title="The program computes without an end in sight",
+        summary=f"PID {process.ref.pid} computes below the loop `{loop.header}` in {frame}, and nothing of it shows outside: either"
+        " that loop does not end, or it needs longer than the busy timeout.",
+        status=Status.HYPOTHESIS,
+        confidence=CONFIDENCE[Status.HYPOTHESIS],
+        culprit=culprit,
+        evidence=(
+            Statement(f"the main thread of PID {process.ref.pid} is running", "/proc/PID/task"),
+            Statement(f"{looks} looks show {places} different stacks", "looks"),
+            Statement(f"they are below the loop `{loop.header}`", frame.file),
+        ),
+        refuted_by="output, files or counters of the work advance while it runs",
+        remedies=(
+            relaunch("a computation that depends on chance may end the next time; let it report its steps, see docs/judge.md"),
+        ),
+        fingerprint=fingerprint(BusyLoop.id, culprit, thread.frames[loop.depth :]),
+    )
 
 
 def count_places(looks: Sequence[Look]) -> int:

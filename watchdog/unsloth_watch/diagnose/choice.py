@@ -8,7 +8,7 @@ import msgspec
 
 from unsloth_watch.diagnose.case import Case, main_thread
 from unsloth_watch.diagnose.fingerprint import fingerprint
-from unsloth_watch.diagnose.frames import python_frames
+from unsloth_watch.diagnose.frames import own_frame, python_frames
 from unsloth_watch.diagnose.recall import recall
 from unsloth_watch.diagnose.remedies import relaunch
 from unsloth_watch.diagnose.rule import Rule
@@ -56,13 +56,17 @@ def _explain_unknown(case: Case) -> Diagnosis:
     root = case.root
     thread = main_thread(root) if root is not None else None
     frames = python_frames(thread.frames) if thread is not None else ()
+    own = own_frame(frames)
     culprit = None
     statements = [Statement(f"could not be had: {what}", "capture") for what in case.evidence.missing[:5]]
     if root is not None:
-        culprit = Culprit(kind="process", pid=root.ref.pid, frame=str(frames[0]) if frames else None)
+        culprit = Culprit(kind="process", pid=root.ref.pid, frame=str(own) if own is not None else None)
         doing = thread.wait if thread is not None and thread.wait else f"state {root.state}"
         statements.insert(0, Statement(f"the main thread of PID {root.ref.pid}: {doing}", "/proc"))
-    where = f" The main thread is in {frames[0]}." if frames else ""
+    below = f", below it in {frames[0]}" if frames and own is not frames[0] else ""
+    where = f" The main thread is in {own}{below}." if own is not None else ""
+    if root is not None and own is None and thread is not None and thread.wait:  # without Python there is no frame to name
+        where = f" PID {root.ref.pid}: {thread.wait}."
     return Diagnosis(
         cause="unknown",
         title="No known cause",

@@ -56,6 +56,20 @@ def _single_compile_thread(process: ProcessEvidence, version: str | None) -> Rem
     return Remedy("single-compile-thread", why, "environment", environment=variables, overrides=tuple(variables))
 
 
+_P2P_OFF = _set(
+    "nccl-without-p2p",
+    {"NCCL_P2P_DISABLE": "1"},
+    "consumer cards without peer-to-peer access hang in their first collective",
+)
+
+
+def _without_p2p(process: ProcessEvidence, version: str | None) -> Remedy | None:
+    """Switch peer-to-peer access off, where the process has an NVIDIA card open: ranks on CPUs talk over Gloo, which has none."""
+    files = process.descriptors
+    has_card = files is None or any(one.target.startswith("/dev/nvidia") for one in files)
+    return _P2P_OFF(process, version) if has_card else None
+
+
 def _default_hub_timeouts(process: ProcessEvidence, version: str | None) -> Remedy | None:
     """Take high timeouts away: by default the library tries again after 10 s without a byte, and goes on where it was."""
     names = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
@@ -127,11 +141,7 @@ SETTINGS: dict[str, Ask] = {
         "a spawned worker has none of the parent's locks",
         "DataLoader(multiprocessing_context='spawn'), or num_workers=0",
     ),
-    "nccl-without-p2p": _set(
-        "nccl-without-p2p",
-        {"NCCL_P2P_DISABLE": "1"},
-        "consumer cards without peer-to-peer access hang in their first collective",
-    ),
+    "nccl-without-p2p": _without_p2p,
     "evaluate-on-all-ranks": _advise(
         "evaluate-on-all-ranks",
         "a collective needs every rank",

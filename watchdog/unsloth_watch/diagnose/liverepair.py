@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from unsloth_watch.diagnose.case import Case, main_thread
+from unsloth_watch.diagnose.stalelock import is_tried
 from unsloth_watch.model.diagnosis import Diagnosis, Status
 from unsloth_watch.model.evidence import Descriptor, ProcessEvidence, ThreadEvidence
 from unsloth_watch.model.repair import Repair, Target
@@ -181,7 +182,7 @@ def _make_directory(case: Case, diagnosis: Diagnosis) -> Repair | None:
     path = culprit.path or ""
     if diagnosis.cause == "poll-loop":
         # Only a place to write to. A directory to read from would be found empty: worse than the wait.
-        is_wanted = _OUTPUT.search(path.rpartition("/")[2]) is not None and _asks_for_directory(process)
+        is_wanted = _OUTPUT.search(path.rpartition("/")[2]) is not None and _asks_for_directory(process, path)
     elif diagnosis.cause == "compile-cache-unusable":
         probe = next((probe for probe in case.evidence.caches if probe.path == path), None)
         # A directory that exists and cannot be imported is not mended by making it (unsloth_zoo 2025.3.1).
@@ -200,9 +201,11 @@ def _make_directory(case: Case, diagnosis: Diagnosis) -> Repair | None:
     )
 
 
-def _asks_for_directory(process: ProcessEvidence) -> bool:
+def _asks_for_directory(process: ProcessEvidence, path: str) -> bool:
     """Whether a loop of the process asks for a directory by its own words: a file of that name would be another thing."""
-    texts = (text for thread in process.threads for loop in thread.loops for text in (loop.header, *loop.calls))
+    loops = [loop for thread in process.threads for loop in thread.loops]
+    asking = [loop for loop in loops if loop.target == path]
+    texts = [f"{loop.question}(" for loop in asking] or [text for loop in loops for text in (loop.header, *loop.calls)]
     return any(_DIRECTORY.search(text) for text in texts)
 
 
@@ -216,8 +219,8 @@ def _release_lock_file(case: Case, diagnosis: Diagnosis) -> Repair | None:
     if diagnosis.cause != "stale-lock-file" or culprit is None or not (culprit.path or "").startswith("/"):
         return None
     for process in case.processes:
-        # The waiter was seen to open that very file: another that lies near may be anybody's.
-        if process.ref.pid != culprit.pid or culprit.path not in process.glimpses:
+        # The waiter wants that very file: another that lies near may be anybody's.
+        if process.ref.pid != culprit.pid or not is_tried(process, culprit.path or ""):
             continue
         for thread in process.threads:
             if any("/filelock/" in frame.file for frame in thread.frames):

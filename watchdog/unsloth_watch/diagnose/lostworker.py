@@ -42,6 +42,9 @@ class LostWorker:
             return _explain(found, status, dead, confidence=0.9 if status is Status.SUPPORTED else None)
         if aim is Aim.SHARED_LOCK or (aim is Aim.EVENT and dead and is_shared(found.thread)):
             status, confidence = found.weigh_silence()
+            if not dead and status is Status.ESTABLISHED:
+                # That nobody lets go of it is proven, not why: somebody alive may have taken it where no source line shows it.
+                status, confidence = Status.SUPPORTED, 0.7
             return _explain(found, status, dead, confidence=min(confidence + 0.02, 0.98))  # a body outweighs `abandoned-wait`
         return _judge_pool(found, dead) if aim is Aim.WORKERS else None
 
@@ -95,6 +98,8 @@ def _explain(
         for one in replaced or []
     ]
     lost = "whoever should answer is gone"
+    if found.want.aim is Aim.SHARED_LOCK:
+        lost = "no living process is seen to hold it, so that whoever took it has probably died without letting go"
     if dead:
         lost = f"{who} {ends.pop() if len(ends) == 1 else 'have died'}"
     elif replaced:

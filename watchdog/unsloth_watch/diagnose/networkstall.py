@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from unsloth_watch.diagnose.blame import trace
 from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.fingerprint import fingerprint
-from unsloth_watch.diagnose.frames import is_module, own_frame, plain_name
+from unsloth_watch.diagnose.frames import is_library, is_module, own_frame, plain_name
 from unsloth_watch.diagnose.knowledge import KnownFrame, find_known
 from unsloth_watch.diagnose.remedies import Need, choose_remedies, relaunch
 from unsloth_watch.diagnose.rule import CONFIDENCE
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Remedy, Statement, Status
-from unsloth_watch.model.evidence import Connection, Descriptor, ProcessEvidence, ThreadEvidence
+from unsloth_watch.model.evidence import Connection, Descriptor, Frame, ProcessEvidence, ThreadEvidence
 from unsloth_watch.waits.loops import Loop
+from unsloth_watch.waits.place import find_user_frame
 from unsloth_watch.waits.wait import find_loop
 
 _RECEIVES = frozenset({"recvfrom", "recvmsg", "recvmmsg", "read", "readv"})
@@ -87,7 +88,13 @@ def _find(case: Case) -> Iterator[_Wait]:
             for descriptor in _list_sockets(process, thread):
                 connection = descriptor.connection
                 if connection is not None and _is_waiting(thread, connection) and not _is_inside(case, connection):
-                    yield _Wait(process, thread, descriptor, connection, find_known("network", thread.frames))
+                    yield _Wait(process, thread, descriptor, connection, find_known("network", _list_called(thread)))
+
+
+def _list_called(thread: ThreadEvidence) -> Sequence[Frame]:
+    """Return the frames that the user's own code called: a function that ``datasets`` maps over rows is no download of its."""
+    user = find_user_frame(thread.frames)
+    return thread.frames[: user[0]] if user is not None and not is_library(user[1].file) else thread.frames
 
 
 def _list_sockets(process: ProcessEvidence, thread: ThreadEvidence) -> list[Descriptor]:
@@ -118,6 +125,7 @@ def _is_inside(case: Case, connection: Connection) -> bool:
         return True
     return any(
         (item.connection.local, item.connection.remote) == (connection.remote, connection.local)
+        or item.target == connection.listener
         for process in case.processes
         for item in process.descriptors or ()
         if item.connection is not None
@@ -250,6 +258,7 @@ def _advise(wait: _Wait, who: str) -> tuple[Remedy, ...]:
                 "advice",
                 advice="look at why the other side did not come",
             ),
+            relaunch("what should connect may have failed to start, and may come at the next attempt"),
         )
     if wait.connection.state == "SYN_SENT" or _is_resolving(wait):
         return (

@@ -100,14 +100,16 @@ def _explain_keeper(found: Trace, reader: Key, keeper: int) -> Diagnosis:
 def _explain_kept(found: Trace) -> Diagnosis:
     target = ", ".join(found.graph.scene.waits[found.end].targets)
     status, confidence = found.weigh_silence()
+    is_write = found.graph.scene.waits[found.end].is_write
+    end, what = ("reading", "no room") if is_write else ("writing", "neither data nor an end of file")
     return explain(
         found,
         PipeDeadlock.id,
-        "A pipe has no writer but its reader",
-        f"{tell(found, found.end)}: nobody but itself has the writing end open, so that neither data nor an end of file can come.",
+        "A pipe has no reader but its writer" if is_write else "A pipe has no writer but its reader",
+        f"{tell(found, found.end)}: nobody but itself has the {end} end open, so that {what} can come.",
         status,
         confidence=min(confidence, 0.85),
         culprit=make_culprit(found, found.end, path=target),
-        refuted_by="another process has the writing end open",
+        refuted_by=f"another process has the {end} end open",
         remedies=mend_pipe(found.graph.name(found.end)),
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from unsloth_watch.diagnose.blame import trace
 from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.fingerprint import fingerprint
 from unsloth_watch.diagnose.frames import is_library, is_module, own_frame, plain_name, read_look
@@ -16,12 +17,15 @@ from unsloth_watch.diagnose.rule import CONFIDENCE
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Remedy, Statement, Status
 from unsloth_watch.model.evidence import Frame, ProcessEvidence, SourceLoop, ThreadEvidence
 from unsloth_watch.model.invocation import read_invocation
+from unsloth_watch.waits.loops import WAITING_FILES
 from unsloth_watch.waits.wait import find_loop
 
 _SLEEPS = frozenset({"nanosleep", "clock_nanosleep"})
 _TIMED = frozenset({"select", "pselect6", "poll", "ppoll"})
 MIN_LOOKS = 3
 """Looks that must show the loop: fewer fall into one short wait of a healthy program."""
+MIN_RETURNS = 2
+"""Wake-ups over the kept samples after which a wait with a timeout counts as repeated."""
 _SUBJECTS: tuple[tuple[str, str], ...] = (
     (
         "path",
@@ -31,7 +35,21 @@ _SUBJECTS: tuple[tuple[str, str], ...] = (
     ("child", r"\b(poll|is_alive|waitpid|wait4|exitcode|pid_exists)\b"),
     ("import", r"\b(import_module|__import__|exec_module|find_spec)\("),
 )
+_ASKED: tuple[tuple[str, str], ...] = (
+    ("queue", r"\.(get|put)\("),
+    ("lock", r"\.acquire\("),
+    ("signal", r"\.wait(_for)?\("),
+    ("end", r"\.join\("),
+    ("result", r"\.(result|exception)\("),
+)
+"""What a line asks for that waits in memory with a timeout."""
+_TIMED_SUBJECTS = frozenset(subject for subject, _ in _ASKED)
 _WORDS = {
+    "queue": "a queue on which nothing moves",
+    "lock": "a lock or a permit that is not given back",
+    "signal": "a signal that does not come",
+    "end": "a thread or process that does not end",
+    "result": "a result that does not come",
     "path": "a file or directory that does not come",
     "server": "a server that does not answer as wanted",
     "child": "a child process",
@@ -48,8 +66,8 @@ class Poll(msgspec.Struct, frozen=True):
         thread: The thread.
         frame: The frame of the loop.
         loop: The loop's text; None where the source could not be read.
-        subject: What it asks for: ``path``, ``server``, ``child``, ``import`` or empty for unknown.
-        looks: Looks that show the loop.
+        subject: What it asks for: ``path``, ``server``, ``child``, ``import``, one of those in memory, or empty for unknown.
+        looks: Looks that show the loop; for a thread that is no main thread, those that show who waits for it.
         elsewhere: Looks that show the program outside of it.
     """
 
@@ -63,7 +81,7 @@ class Poll(msgspec.Struct, frozen=True):
 
 
 class PollLoop:
-    """A main thread that sleeps in a loop which every look shows.
+    """A main thread, or the one for which it waits at last, that sleeps in a loop which every look shows.
 
     Never established: whether the condition will come true tomorrow cannot be seen from here.
     """
@@ -80,17 +98,56 @@ class PollLoop:
 
 
 def find_polls(case: Case) -> Iterator[Poll]:
-    """Yield the main threads that sleep in a loop."""
-    for process in case.processes:
-        thread = process.main_thread
-        if thread is None or not is_polling(thread) or find_loop(thread) is not None:
+    """Yield the threads that sleep in a loop: main threads, and the one where the job's waiting ends."""
+    for process, thread in _list_candidates(case):
+        if find_loop(thread) is not None:
             continue
-        loop = next((one for one in thread.loops if _has_pause(one, thread)), None)
+        asking = _find_asking(thread)
+        if asking is None and not is_polling(thread):
+            continue
+        loop = asking or next((one for one in thread.loops if _has_pause(one, thread)), None)
         frame = thread.frames[loop.depth] if loop is not None else own_frame(thread.frames)
         if frame is None:
             continue
-        shown = [_shows(read_look(look), frame) for look in case.looks_of(process.ref)]
-        yield Poll(process, thread, frame, loop, _find_subject(loop), sum(one is True for one in shown), shown.count(False))
+        # Looks are at main threads: one that is waited for is shown by who waits.
+        place = frame if thread.is_main else _find_waiting(case)
+        shown = [_shows(read_look(look), place) for look in case.looks_of(process.ref)] if place is not None else []
+        subject = _find_subject(loop) if asking is None else _find_asked(asking)
+        yield Poll(process, thread, frame, loop, subject, sum(one is True for one in shown), shown.count(False))
+
+
+def _list_candidates(case: Case) -> Iterator[tuple[ProcessEvidence, ThreadEvidence]]:
+    for process in case.processes:
+        if process.main_thread is not None:
+            yield process, process.main_thread
+    found = trace(case)
+    if found is not None and not found.thread.is_main:
+        yield found.process, found.thread
+
+
+def _find_waiting(case: Case) -> Frame | None:
+    """Return the user's frame of the main thread from which the chain of blame starts."""
+    found = trace(case)
+    return own_frame(found.graph.scene.threads[found.chain.keys[0]].frames) if found is not None else None
+
+
+def _find_asking(thread: ThreadEvidence) -> SourceLoop | None:
+    """Return the ``while`` loop in which a thread waits for something in memory with a timeout, time and again; None for others.
+
+    Nothing but the wait lies between: a training loop that takes batches from a library is no poll of that library's queue.
+    """
+    is_timed = thread.call == "futex" and len(thread.syscall_args) > 3 and thread.syscall_args[3] != 0
+    if thread.state != "S" or not is_timed:
+        return None
+    depth = next((at for at, one in enumerate(thread.frames) if not one.is_native and not one.file.endswith(WAITING_FILES)), None)
+    loop = next((one for one in thread.loops if one.depth == depth), None)
+    is_loop = loop is not None and loop.header.startswith("while ")
+    return loop if is_loop and _find_asked(loop) else None
+
+
+def _find_asked(loop: SourceLoop | None) -> str:
+    text = loop.line if loop is not None else ""
+    return next((subject for subject, pattern in _ASKED if re.search(pattern, text)), "")
 
 
 def is_lock_wait(thread: ThreadEvidence) -> bool:
@@ -147,15 +204,34 @@ def _weigh(case: Case, poll: Poll) -> Status | None:
         # Without a visible loop it may be one long sleep, unless it was seen to end and to begin again.
         is_repeated = len({look.stack for look in case.looks_of(poll.process.ref)}) > 1
         return Status.HYPOTHESIS if case.is_doubted and is_repeated and poll.looks >= MIN_LOOKS else None
+    if poll.subject == "end" or not _is_blamed(case, poll) or (poll.subject in _TIMED_SUBJECTS and not _has_returned(case, poll)):
+        # Who does not end is to be explained; a poll that nobody waits for is a monitor; a first timeout may last for hours.
+        return Status.HYPOTHESIS
     if poll.subject == "child" and any(
         process.ppid == poll.process.ref.pid for process in case.processes if process.state not in "ZX"
     ):
         return Status.HYPOTHESIS  # it looks after a living child: that one is to be explained
-    return Status.SUPPORTED if case.is_doubted and poll.looks >= MIN_LOOKS else Status.HYPOTHESIS
+    # The evidence that shows the loop is a look of its own: on a quiet machine two come before it within 9 s.
+    return Status.SUPPORTED if case.is_doubted and poll.looks + 1 >= MIN_LOOKS else Status.HYPOTHESIS
+
+
+def _is_blamed(case: Case, poll: Poll) -> bool:
+    """Whether the chain of blame from the job's main thread passes the thread that polls."""
+    found = trace(case)
+    return found is None or (poll.process.ref.pid, poll.thread.tid) in found.chain.keys
+
+
+def _has_returned(case: Case, poll: Poll) -> bool:
+    """Whether the samples show that a main thread woke and went back to the same wait, twice at least."""
+    seen = [one.vctx for sample in case.samples for one in sample.processes or () if one.ref == poll.process.ref]
+    woken = [value for value in seen if value is not None]
+    return poll.thread.is_main and len(woken) > 1 and woken[-1] - woken[0] >= MIN_RETURNS
 
 
 def name_target(poll: Poll) -> str | None:
-    """Return what the loop asks for, where it is known: a path or address that it had open for a moment, or from its variables."""
+    """Return what the loop asks for, where it is known: from its variables, or a path or address that it had open for a moment."""
+    if poll.loop is not None and poll.loop.target:
+        return poll.loop.target
     for name in poll.process.glimpses:
         if name.startswith("/") and not is_library(name) and not name.startswith(("/etc/", "/proc/", "/sys/", "/dev/")):
             return name
@@ -189,13 +265,14 @@ def _explain(case: Case, status: Status, poll: Poll) -> Diagnosis:
         path=target if target and target.startswith("/") else None,
         peer=target if target and not target.startswith("/") else None,
     )
+    who = f"PID {pid}" if poll.thread.is_main else f"Thread {poll.thread.name} of PID {pid}"
     text = f" (`{poll.loop.header}`)" if poll.loop is not None else ""
     named = f", {target}" if target else ""
     error = _last_words(case)
     return Diagnosis(
         cause=PollLoop.id,
         title="The program polls for something that does not come",
-        summary=f"PID {pid} asks again and again in {own}{text} for {_WORDS[poll.subject]}{named}"
+        summary=f"{who} asks again and again in {own}{text} for {_WORDS[poll.subject]}{named}"
         + (f"; its last words: {error}" if error else "")
         + ".",
         status=status,
@@ -216,13 +293,17 @@ def _last_words(case: Case) -> str:
 
 def _state(case: Case, poll: Poll) -> Iterator[Statement]:
     pid = poll.process.ref.pid
-    yield Statement(f"the main thread of PID {pid} {poll.thread.wait or 'sleeps'}, in {poll.frame}", "/proc/PID/syscall and stack")
+    who = "the main thread" if poll.thread.is_main else f"thread {poll.thread.name}, for which the main thread waits,"
+    yield Statement(f"{who} of PID {pid}: {poll.thread.wait or 'sleeps'}, in {poll.frame}", "/proc/PID/syscall and stack")
     if poll.loop is not None:
         calls = [call for call in poll.loop.calls if not call.startswith(("print(", "str(", "len("))]
         yield Statement(
             f"that line is in the loop `{poll.loop.header}`, which calls {'; '.join(calls[:4]) or 'nothing'}", poll.frame.file
         )
-    yield Statement(f"{poll.looks} looks show it there and {poll.elsewhere} elsewhere", "looks")
+        if poll.loop.target:
+            yield Statement(f"what it asks about is {poll.loop.target}", "the process's memory")
+    shown = "it" if poll.thread.is_main else "the main thread waiting"
+    yield Statement(f"{poll.looks} looks show {shown} there and {poll.elsewhere} elsewhere", "looks")
     for name in poll.process.glimpses:
         yield Statement(f"it has {name} open for a moment each time", "/proc/PID/fd")
     for child in case.processes:

@@ -16,6 +16,7 @@ from unsloth_watch.diagnose.heldlock import LockHeldElsewhere
 from unsloth_watch.diagnose.importdeadlock import ImportDeadlock
 from unsloth_watch.diagnose.lostworker import LostWorker
 from unsloth_watch.diagnose.memorythrash import MemoryThrash
+from unsloth_watch.diagnose.nativeloop import NativePoll, NativeSpin
 from unsloth_watch.diagnose.networkstall import NetworkStall
 from unsloth_watch.diagnose.pipedeadlock import PipeDeadlock
 from unsloth_watch.diagnose.pollloop import PollLoop
@@ -51,5 +52,7 @@ RULES: tuple[Rule, ...] = (
     BusyLoop(),
     PollLoop(),
     ShellPoll(),
+    NativeSpin(),
+    NativePoll(),
 )
 """Every rule. A stopped process comes first: whatever else shows, nothing moves before it runs again."""

@@ -33,7 +33,7 @@ class _Wait(msgspec.Struct, frozen=True):
         meaning: What it does, as the end of "it …".
         files: Lock files that it may wait for.
         is_lasting: Whether it was seen there for a while.
-        is_tried: Whether it was seen to open the very file.
+        is_tried: Whether it was seen to open the very file, or holds its name in the variable that its loop names.
         known: What is known about the function; None for a home-made lock.
     """
 
@@ -88,14 +88,14 @@ def _find_known(case: Case) -> Iterator[_Wait]:
 def _find_soft(case: Case) -> Iterator[_Wait]:
     """Yield the waits of filelock for a file on which the kernel knows no lock: a soft lock.
 
-    It is the file that the waiter was seen to open, else any that lies near.
+    It is the file that the waiter was seen to open or that its loop names, else any that lies near.
     """
     locked = {lock.path for lock in case.evidence.locks}
     sightings = list(find_frames(case.processes, "filelock.*"))
     waiting = {sighting.process.ref.pid for sighting in sightings}
     for sighting in sightings:
         free = [file for file in case.evidence.lock_files if file.path not in locked]
-        tried = [file for file in free if file.path in sighting.process.glimpses]
+        tried = [file for file in free if is_tried(sighting.process, file.path)]
         files = tried or free
         if files:
             meaning = "waits until a lock file of filelock's own kind is gone"
@@ -104,6 +104,11 @@ def _find_soft(case: Case) -> Iterator[_Wait]:
             others = tuple(msgspec.structs.replace(file, openers=_leave_out(file, waiting)) for file in files)
             place = sighting.process, sighting.thread, sighting.outward
             yield _Wait(*place, meaning, others, lasting, is_tried=bool(tried), known=_soft())
+
+
+def is_tried(process: ProcessEvidence, path: str) -> bool:
+    """Whether a process was seen to open a file for a moment, or has its name in the variable that a loop of it names."""
+    return path in process.glimpses or any(loop.target == path for thread in process.threads for loop in thread.loops)
 
 
 def _leave_out(file: LockFile, waiting: Collection[int]) -> tuple[int, ...] | None:
@@ -189,7 +194,9 @@ def _state(wait: _Wait, frame: str) -> Iterator[Statement]:
     for orphan in wait.orphans:
         owner = "nobody who could be asked has it open" if orphan.owner is None else f"its owner, PID {orphan.owner}, is dead"
         yield Statement(f"{orphan.path} is {orphan.age_s:.0f} s old and {owner}", "file")
-        if wait.is_tried:
+        if orphan.path in wait.process.glimpses:
             yield Statement(
                 f"the waiting process has {orphan.path} open for a moment each time, and no lock on it is known", "/proc/PID/fd"
             )
+        elif wait.is_tried:
+            yield Statement(f"the waiting loop asks for {orphan.path}, and no lock on it is known", "the process's memory")

@@ -8,7 +8,7 @@ from unsloth_watch.diagnose.waitremedies import mend_race
 from unsloth_watch.model.diagnosis import Diagnosis, Status
 from unsloth_watch.waits.want import Aim
 
-LOCKS = frozenset({Aim.LOCK, Aim.MUTEX, Aim.SHARED_LOCK})
+LOCKS = frozenset({Aim.LOCK, Aim.MUTEX, Aim.SHARED_LOCK, Aim.FILE_LOCK})
 
 
 class ThreadDeadlock:

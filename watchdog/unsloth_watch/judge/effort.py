@@ -19,6 +19,8 @@ from unsloth_watch.judge.rules import (
     POLLING_CORE,
     SHORT_EFFORT_S,
     STARVED_SHARE,
+    STREAM_BYTES_PER_S,
+    STREAM_CALL_BYTES,
     VOLUME_BYTES_PER_S,
     WAKEUP_CPU_S,
     Rules,
@@ -131,7 +133,7 @@ def _is_runnable(process: ProcessSample, before: Load | None) -> bool:
     return "R" in process.thread_states
 
 
-def measure_effort(history: tuple[Tick, ...], now: Tick, rules: Rules) -> Effort:
+def measure_effort(history: tuple[Tick, ...], now: Tick, rules: Rules, streams: Collection[ProcessRef] = ()) -> Effort:
     """Return the effort over the window that ends with ``now``.
 
     The end of the window must show it too, and computing the newest tick: what has ended is no effort. A job whose rates are
@@ -141,19 +143,22 @@ def measure_effort(history: tuple[Tick, ...], now: Tick, rules: Rules) -> Effort
         history: Earlier ticks, oldest first; at least one.
         now: The newest tick.
         rules: For the length of the window.
+        streams: Processes that were seen to wait for bytes of a pipe, a UNIX socket or a slow file system.
     """
-    effort = _measure(history, now, rules.effort_s)
+    effort = _measure(history, now, rules.effort_s, streams)
     if effort.kind is not Kind.NONE and rules.effort_s > SHORT_EFFORT_S:
-        lately = _measure(history, now, SHORT_EFFORT_S)
+        lately = _measure(history, now, SHORT_EFFORT_S, streams)
         if lately.kind < effort.kind:
             effort = msgspec.structs.replace(effort, kind=lately.kind, detail=lately.detail)
-    if effort.kind is Kind.COMPUTING and not _is_going_on(history[-1], now, effort.share):
+    if effort.kind is Kind.COMPUTING and not _is_going_on(history[-1], now, effort.share, streams):
         return msgspec.structs.replace(effort, kind=Kind.NONE, detail="")
     return effort
 
 
-def _is_going_on(before: Tick, now: Tick, share: float) -> bool:
+def _is_going_on(before: Tick, now: Tick, share: float, streams: Collection[ProcessRef]) -> bool:
     """Whether anything was computed or moved in volume between two ticks, or somebody wants to run."""
+    if _measure_streams(before, now, streams) > 0:
+        return True
     seconds = now.at - before.at
     core = volume = 0.0
     for ref, load in now.loads.items():
@@ -165,7 +170,7 @@ def _is_going_on(before: Tick, now: Tick, share: float) -> bool:
     return core >= share * COMPUTING_CORE * seconds or volume >= VOLUME_BYTES_PER_S * seconds
 
 
-def _measure(history: tuple[Tick, ...], now: Tick, window_s: float) -> Effort:
+def _measure(history: tuple[Tick, ...], now: Tick, window_s: float, streams: Collection[ProcessRef]) -> Effort:
     # The newest tick that is a whole window old, else the oldest there is.
     start = next((tick for tick in reversed(history) if now.at - tick.at >= window_s), history[0])
     seconds = max(now.at - start.at, 1e-9)
@@ -210,9 +215,25 @@ def _measure(history: tuple[Tick, ...], now: Tick, window_s: float) -> Effort:
     kind, detail = _classify(
         history, now, window_s, is_computing=is_computing, core=core, busiest=busiest, faults=faults, volume=volume
     )
+    streamed = _measure_streams(start, now, streams) / seconds
+    if kind is Kind.NONE and streamed >= STREAM_BYTES_PER_S:
+        kind, detail = Kind.COMPUTING, f"{streamed / 1024:.0f} KiB/s through a pipe, a UNIX socket or a slow file system"
     if kind is Kind.COMPUTING and share < LEAST_SHARE:
         detail = f"{detail}, where a thread gets {mean:.0%} of one at present"
     return Effort(kind, core, busiest, faults, volume, calls, wakeups, seconds, detail, share, crowding)
+
+
+def _measure_streams(before: Tick, now: Tick, streams: Collection[ProcessRef]) -> float:
+    """Return the most bytes that passed through the calls of one such process, a good deal at a time."""
+    most = 0.0
+    for ref in streams:
+        earlier, later = before.loads.get(ref), now.loads.get(ref)
+        if earlier is None or later is None:
+            continue
+        volume = later.volume - earlier.volume
+        if volume >= STREAM_CALL_BYTES * (later.calls - earlier.calls):
+            most = max(most, volume)
+    return most
 
 
 def _is_wanting(history: tuple[Tick, ...], now: Tick, window_s: float, polling: Collection[ProcessRef]) -> bool:

@@ -20,7 +20,11 @@ QUIET_CORE = 0.05
 """Share of a core above which somebody is obviously at work: a wedged job of 20 processes with its monitors was seen at 1–3 %."""
 _PAUSE_S = 2.0
 """Seconds between two surveys while something changes: just above what a proof needs between them."""
+_SHORT_PAUSE_S = 1.0
+"""The same where only the time watched is wanting: a loop is about to be seen to go back."""
 _LONGEST_PAUSE_S = 30.0
+_SLACK_S = 0.1
+# Ticks come every second, some ms late: two of them are two seconds, or the third would be waited for.
 _BUDGET, _BUDGET_S = 8, 60.0
 # Surveys at most in so many seconds: one costs 10–40 ms of CPU a process, and a job that rests often must not pay for that.
 _MOST_SURVEYS = 4
@@ -88,7 +92,10 @@ def _weigh(inquiry: Inquiry, survey: Evidence, shift_s: float) -> Inquiry:
         return msgspec.structs.replace(inquiry, surveys=surveys, doubt="", proof=found.steps)
     if found.is_open:
         kept = (surveys[0], *surveys[1:][1 - _MOST_SURVEYS :])
-        return msgspec.structs.replace(inquiry, surveys=kept, doubt=found.why, pause_s=_PAUSE_S)
+        pause_s = _SHORT_PAUSE_S if 1 < len(surveys) <= _MOST_SURVEYS else _PAUSE_S
+        return msgspec.structs.replace(inquiry, surveys=kept, doubt=found.why, pause_s=pause_s)
+    if found.is_blurred:
+        return msgspec.structs.replace(inquiry, doubt=found.why, pause_s=_SHORT_PAUSE_S)
     # The next is compared with this one; while the same reason stands, there is less and less hurry.
     is_same = _NUMBERS.sub("", found.why) == _NUMBERS.sub("", inquiry.doubt)
     pause_s = min(2 * inquiry.pause_s, _LONGEST_PAUSE_S) if is_same else _PAUSE_S
@@ -103,8 +110,8 @@ def ask(inquiry: Inquiry, at: float) -> tuple[Inquiry, bool]:
         at: Its effective time.
     """
     asked = tuple(moment for moment in inquiry.asked if at - moment < _BUDGET_S)
-    is_due = not asked or at - asked[-1] >= inquiry.pause_s
-    is_quiet = at - inquiry.moved_at >= QUIET_S and not inquiry.is_busy
+    is_due = not asked or at - asked[-1] >= inquiry.pause_s - _SLACK_S
+    is_quiet = at - inquiry.moved_at >= QUIET_S - _SLACK_S and not inquiry.is_busy
     is_wanted = is_quiet and is_due and not inquiry.proof and len(asked) < _BUDGET
     return msgspec.structs.replace(inquiry, asked=(*asked, at) if is_wanted else asked), is_wanted
 

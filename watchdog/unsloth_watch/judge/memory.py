@@ -9,6 +9,7 @@ from unsloth_watch.judge.data import DataMemory
 from unsloth_watch.judge.effort import Tick
 from unsloth_watch.judge.inquiry import Inquiry
 from unsloth_watch.judge.work import WorkMemory
+from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.model.sample import Look
 from unsloth_watch.model.verdict import Progress
 
@@ -33,6 +34,7 @@ class Memory(msgspec.Struct, frozen=True):
         heartbeats: The command's own count when it last told one; None before.
         phase: Last guess of the phase.
         inquiry: What is known towards a proof.
+        streams: Processes that waited for bytes other than over TCP when they were surveyed since the last progress.
     """
 
     at: float | None = None
@@ -51,3 +53,4 @@ class Memory(msgspec.Struct, frozen=True):
     heartbeats: int | None = None
     phase: str = "start"
     inquiry: Inquiry = Inquiry()
+    streams: frozenset[ProcessRef] = frozenset()

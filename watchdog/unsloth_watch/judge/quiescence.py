@@ -5,8 +5,8 @@ them runs, none wakes by the clock (apart from known loops that only look and go
 the main thread will never go on. Two surveys some seconds apart must show the very same waits, without a single wake-up between.
 Whatever cannot be read, or is not understood, is a doubt, and a doubt cancels the proof, never the stall timeout.
 
-What no survey can see, and a proof therefore takes for absent: an alarm(2) without a handler that will kill a child, a receive
-timeout set on a socket of the job's own (SO_RCVTIMEO), and a descriptor that lies unread in a socket between two processes.
+What no survey can see, and a proof therefore takes for absent: an alarm(2) without a handler that will kill a child, and a
+descriptor that lies unread in a socket between two processes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from unsloth_watch.judge.blur import settle
 from unsloth_watch.model.evidence import Evidence, ThreadEvidence
-from unsloth_watch.waits.loops import PERIOD_S
+from unsloth_watch.waits.ends import find_interpreter_holder
+from unsloth_watch.waits.loops import Loop
 from unsloth_watch.waits.scene import Doubt, Key, Scene, has_ended, is_harmless, is_helper
 from unsloth_watch.waits.trace import Step, Trace, trace
-from unsloth_watch.waits.wait import find_loop_depth
+from unsloth_watch.waits.wait import Class, find_loop_depth
 
-LEAST_APART_S = 1.9
-"""Seconds between the first and the last survey of a proof."""
-LOOP_APART_S = PERIOD_S + 0.5
-"""The same where it rests on a known loop, which must be seen to go back."""
-STOPPED_APART_S = 5.0
+LEAST_APART_S = 1.5
+"""Seconds between the first and the last survey of a proof: two ticks, of which the first survey may begin some tenths late."""
+LOOP_APART_S = 3.5
+"""The same where it rests on a known loop. It must be seen to go back, too: torch's does every 5 s, datasets' every 50 ms."""
+STOPPED_APART_S = 4.5
 """The same where it rests on a process that was stopped by a signal: whoever stopped it may be about to continue it."""
 MARGIN_SURVEYS = 3
 """Surveys of a proof that needs such a margin."""
@@ -58,6 +60,16 @@ def prove(surveys: Sequence[Evidence], *, is_gpu_idle: bool) -> Proof | Doubt:
         surveys: Surveys without any progress between them, oldest first; at least one.
         is_gpu_idle: Whether all devices of the job are known to have done nothing since the first survey, or it has none.
     """
+    found = _weigh(surveys, is_gpu_idle=is_gpu_idle)
+    if isinstance(found, Doubt) and not found.is_open and len(surveys) > 1:
+        settled = settle(surveys[-2], surveys[-1])
+        again = None if settled is None else _weigh((*surveys[:-1], settled), is_gpu_idle=is_gpu_idle)
+        if isinstance(again, Proof) or (again is not None and again.is_open):
+            return msgspec.structs.replace(found, is_blurred=True)
+    return found
+
+
+def _weigh(surveys: Sequence[Evidence], *, is_gpu_idle: bool) -> Proof | Doubt:
     now = Scene(surveys[-1], is_gpu_idle, is_strict=True)
     argument = trace(now)
     if isinstance(argument, Doubt):
@@ -92,7 +104,8 @@ def _write(argument: Trace, now: Scene, seconds: float) -> Proof:
             f"PID {key[0]} thread {now.threads[key].name} wakes by the clock and went back to the same place each time"
             f" (/proc/{key[0]}/task/{key[1]}/status)"
         )
-    held = "unchanged" if not argument.loops else "unchanged, or in loops that found nothing,"
+    has_askers = any(now.waits[step.key].kind is Class.INTERPRETER for step in argument.steps)
+    held = "unchanged, or in loops that found nothing," if argument.loops or has_askers else "unchanged"
     lines.append(
         f"{threads} thread{'s' if threads > 1 else ''} of {len(pids)} process{'es' if len(pids) > 1 else ''} stood {held} for"
         f" {seconds:.1f} s, and nobody else can wake them (voluntary_ctxt_switches of /proc/PID/task/TID/status)"
@@ -133,9 +146,11 @@ def _find_change(before: Scene, now: Scene, argument: Trace, seconds: float) -> 
         if earlier is None:
             doubt: str | None = "is new"
         elif key in argument.loops:
-            doubt = _doubt_loop(earlier, later, seconds)
+            doubt = _doubt_loop(earlier, later, seconds, 0 if now.waits[key].loop is Loop.WORKER else 1)
         elif key in argument.clocked or key in pulses:
             doubt = _doubt_clocked(earlier, later, seconds)
+        elif now.waits[key].kind is Class.INTERPRETER:
+            doubt = _doubt_asker(key, before, now, seconds)
         else:
             doubt = None if _is_unchanged(key, before, now) else "moved between the surveys"
         if doubt is not None:
@@ -157,7 +172,7 @@ def _is_unchanged(key: Key, before: Scene, now: Scene) -> bool:
     return earlier.vctx is not None and earlier.vctx == later.vctx and earlier.cpu_s == later.cpu_s
 
 
-def _doubt_loop(earlier: ThreadEvidence, later: ThreadEvidence, seconds: float) -> str | None:
+def _doubt_loop(earlier: ThreadEvidence, later: ThreadEvidence, seconds: float, least: int) -> str | None:
     """Return what speaks against a thread's being in the same known loop, for the same purpose, all the time."""
     places = [
         tuple((frame.function, frame.file, frame.line) for frame in thread.frames[depth + 1 :])
@@ -166,7 +181,19 @@ def _doubt_loop(earlier: ThreadEvidence, later: ThreadEvidence, seconds: float) 
     ]
     if len(places) != 2 or places[0] != places[1]:
         return "is not in the same loop as before"
-    return _doubt_returns(earlier, later, seconds, 1)
+    return _doubt_returns(earlier, later, seconds, least)
+
+
+def _doubt_asker(key: Key, before: Scene, now: Scene, seconds: float) -> str | None:
+    """Return what speaks against a thread's having asked for the interpreter lock in vain all the time.
+
+    Whoever takes the lock is its last holder from then on: while that is the same thread, which has not run, nobody else had it.
+    """
+    if before.waits[key].kind is not Class.INTERPRETER:
+        return "did not ask for the interpreter lock before"
+    if find_interpreter_holder(key[0], before) != find_interpreter_holder(key[0], now):
+        return "asks for the interpreter lock, which has changed hands"
+    return _doubt_clocked(before.threads[key], now.threads[key], seconds)
 
 
 def _doubt_clocked(earlier: ThreadEvidence, later: ThreadEvidence, seconds: float) -> str | None:

@@ -37,6 +37,11 @@ POLLING_BYTES = 4096.0
 """Bytes a read at most, on average, in a poll (the import loop: 70 to 100)."""
 VOLUME_BYTES_PER_S = 4 * 1024 * 1024.0
 """Bytes through read and write calls that count as effort: the retry loop above re-reads 12 KiB/s."""
+STREAM_BYTES_PER_S = 16 * 1024.0
+"""Bytes through read and write calls of a process that waits on a pipe or a slow file, which have no counter of their own. psutil
+reads 30 KB for all 208 cores of a large host each time; libraries that do so in the process itself do it every 10 to 15 s."""
+STREAM_CALL_BYTES = 1024.0
+"""Bytes a read call at least, on average, in such a stream: import and poll loops read 70 to 100 at a time."""
 CONNECTION_BYTES_PER_S = 1024.0
 """Steady bytes in one direction of one TCP connection: a trickle of 3 kB/s is a download; a keep-alive moves some 10 B/s, telemetry
 of wandb's kind 4 KB every half minute, and one that is sent every two seconds 500 B/s each way."""

@@ -17,11 +17,16 @@ from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.phase import guess_phase
 from unsloth_watch.judge.rules import BURST_LOOKS, COMPUTING_CORE, GPU_BUSY_PERCENT, LATE_LOOKS, MOST_BURST, Rules
 from unsloth_watch.judge.stacks import MOST_LOOKS, is_closed_set
+from unsloth_watch.judge.streams import find_streams
 from unsloth_watch.judge.work import broken_rhythm, weigh_readings
+from unsloth_watch.model.process import ProcessSample
 from unsloth_watch.model.sample import Sample
 from unsloth_watch.model.verdict import Progress, State, Tier, Verdict
 
 _IDLE = Effort(Kind.NONE, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, "")
+
+UNREAD = "process I/O"
+"""Name of the sense that lacks what some process reads and writes."""
 
 
 def judge(memory: Memory, sample: Sample, rules: Rules) -> tuple[Memory, Verdict]:
@@ -95,11 +100,12 @@ def _measure(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[M
         ticks = memory.ticks if sample.processes is None else (tick_of(sample.processes, at),)
         return msgspec.structs.replace(memory, ticks=ticks), _IDLE
     now = tick_of(sample.processes, at, memory.ticks[-1], cpu_share=sample.cpu_share)
-    effort = measure_effort(memory.ticks, now, rules)
+    streams = memory.streams.union(*(find_streams(survey) for survey in sample.surveys))
+    effort = measure_effort(memory.ticks, now, rules, streams)
     # Keep one tick that is older than the window, so that the window is always whole.
     old = [tick for tick in memory.ticks if at - tick.at > rules.effort_s][-1:]
     kept = (*old, *(tick for tick in memory.ticks if at - tick.at <= rules.effort_s), now)
-    return msgspec.structs.replace(memory, ticks=kept), effort
+    return msgspec.structs.replace(memory, ticks=kept, streams=streams), effort
 
 
 def _remember(memory: Memory, sample: Sample, found: list[Progress], effort: Effort, at: float) -> Memory:
@@ -111,7 +117,7 @@ def _remember(memory: Memory, sample: Sample, found: list[Progress], effort: Eff
         has_effort = True
     if found:
         memory = msgspec.structs.replace(
-            memory, progress=found[0], progress_at=at, effort_at=at, churn_at=at, looks=(), asked_at=None
+            memory, progress=found[0], progress_at=at, effort_at=at, churn_at=at, looks=(), asked_at=None, streams=frozenset()
         )
     else:
         memory = msgspec.structs.replace(
@@ -190,14 +196,19 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
     )
 
 
+def is_unread(process: ProcessSample) -> bool:
+    """Whether a living process does not show what it reads and writes."""
+    return process.state not in "ZX" and None in (process.read_bytes, process.write_bytes, process.rchar, process.wchar)
+
+
 def _missing_senses(sample: Sample) -> tuple[str, ...]:
     """Return the senses whose absence could hide progress."""
     missing = []
     processes = sample.processes
     if processes is None:
         missing.append("processes")
-    elif any(None in (one.read_bytes, one.write_bytes, one.rchar, one.wchar) for one in processes if one.state not in "ZX"):
-        missing.append("process I/O")
+    elif any(map(is_unread, processes)):
+        missing.append(UNREAD)
     if sample.output is None:
         missing.append("output")
     if sample.files is None:

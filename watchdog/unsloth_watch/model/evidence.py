@@ -50,12 +50,16 @@ class SourceLoop(msgspec.Struct, frozen=True, omit_defaults=True):
         header: The loop's first line without its colon: ``while not marker.exists()``.
         line: The line on which the frame stands.
         calls: Calls in the loop, with their arguments as written, in order, at most eight.
+        target: Absolute path that it asks about, from the one variable that its text names; empty where that is unknown.
+        question: The function that asks about it, ``is_dir``; empty where the target is, or where only the name is known.
     """
 
     depth: int
     header: str
     line: str = ""
     calls: tuple[str, ...] = ()
+    target: str = ""
+    question: str = ""
 
 
 class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,6 +86,8 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         futex: What all who wait on one futex in shared memory have in common, ``device:inode:offset``; None for a private one.
         loops: Loops in the source around its innermost frames, innermost first; empty where there are none or no source.
         is_pulse: Whether its own source shows that it only sleeps, prints or writes, and sleeps again, for ever.
+        awaits_gil: Whether it waits for the interpreter lock, by the address of its futex.
+        has_socket_timeout: Whether the socket that it waits on ends the wait by a time-out of its own; False where nobody asked.
     """
 
     tid: int
@@ -104,6 +110,8 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     futex: str | None = None
     loops: tuple[SourceLoop, ...] = ()
     is_pulse: bool = False
+    awaits_gil: bool = False
+    has_socket_timeout: bool = False
 
 
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,6 +126,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
         unread_bytes: Bytes that wait to be read, or connections that wait to be accepted.
         peer_pid: Process at the other end, where that is on this machine and was looked for.
         peer_command: Its command line, redacted later.
+        listener: ``socket:[n]`` that listens and has not accepted the other end yet; None where it has, or is elsewhere.
     """
 
     kind: str
@@ -128,6 +137,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     unread_bytes: int = 0
     peer_pid: int | None = None
     peer_command: str | None = None
+    listener: str | None = None
 
     def __str__(self) -> str:
         has_queue = self.unsent_bytes or self.unread_bytes

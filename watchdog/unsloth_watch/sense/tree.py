@@ -82,6 +82,19 @@ class ProcessTree:
         Raises:
             OSError: /proc cannot be read.
         """
+        try:
+            return self._list_members(can_wait=can_wait)
+        except OSError:
+            # A list was begun and not finished: who was born since is in none. The next question walks the tree anew.
+            self._since_walk = WALK_EVERY
+            raise
+
+    @property
+    def known(self) -> tuple[ProcessRef, ...]:
+        """Who was there at the last answer: all that is known where /proc cannot be read."""
+        return self._newest
+
+    def _list_members(self, *, can_wait: bool) -> tuple[ProcessRef, ...]:
         excluded = self._excluded()
         ended = {descriptor for descriptor, _ in self._ends.poll(0)}
         alive = [ref for ref in self._kept if self._is_there(ref, ended) and ref.pid not in excluded]

@@ -23,10 +23,18 @@ def follow_end(run: Run, ending: Ending, now: float) -> None:
         now: Monotonic seconds.
     """
     run.response.hear_ending(ending)
-    if not run.job.is_attached and any(ref != run.job.root for ref in run.job.members()):
+    if not run.job.is_attached and _may_have_left_somebody(run):
         run.terminate("left behind by the command", now)
     else:
         _settle(run, ending)
+
+
+def _may_have_left_somebody(run: Run) -> bool:
+    """Whether anybody but the command itself is there, or that cannot be seen: then the end by force looks until it can."""
+    try:
+        return any(ref != run.job.root for ref in run.job.members())
+    except OSError:
+        return True
 
 
 def follow_shutdown(run: Run, reason: str, now: float) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import select
 
+from unsloth_watch.act.guardian import become_subreaper
 from unsloth_watch.act.isolation import isolate
-from unsloth_watch.act.launch import Guardian, Started, become_subreaper
+from unsloth_watch.act.launch import Guardian, Started
 from unsloth_watch.act.terminate import is_running
 from unsloth_watch.capture.children import own_pids
 from unsloth_watch.config.settings import Settings
@@ -51,14 +52,18 @@ class Onlooker(Guardian):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job's root has ended, waited for or not."""
+        """Whether the job's root has ended, waited for or not; not told any more once it was let go."""
+        if self.pidfd < 0:
+            return False
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
         return bool(poller.poll(0))
 
     def close(self, kill: bool = True, timeout_s: float = 0.0) -> bool:
-        """Let go; the job lives on."""
-        os.close(self.pidfd)
+        """Let go, once; the job lives on."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
         return True
 
 
@@ -148,7 +153,7 @@ def _identify(pid: int) -> tuple[Started, int]:
     """
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # or a number that no process can have
         raise CannotLookError(f"there is no process {pid}; see ps -e for those that are") from None
     except OSError as error:
         raise CannotLookError(f"process {pid} cannot be watched ({error.strerror}); attach needs Linux 5.3") from None

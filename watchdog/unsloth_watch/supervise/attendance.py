@@ -38,16 +38,22 @@ class Attendance:
         """
         self._manager.tick(now)
         if self._manager.wants_status(now):
-            from unsloth_watch.supervise.now import read_now  # noqa: PLC0415 - only for a service
-            from unsloth_watch.tell.nowline import describe_now  # noqa: PLC0415
-
-            live = read_now(run, now)
-            self._manager.status(str(run.chronicle.redactor.value(describe_now(live))), now)
+            self._show_status(run, now)
         if run.interrupts.is_ending and self._asked_at is None:
             self._asked_at = now
         if now - self._extended_at >= _EXTEND_EVERY_S and self._is_worth_waiting(run, now):
             self._extended_at = now
             self._manager.extend(_EXTENSION_S)
+
+    def _show_status(self, run: Run, now: float) -> None:
+        try:
+            from unsloth_watch.supervise.now import read_now  # noqa: PLC0415 - only for a service
+            from unsloth_watch.tell.nowline import describe_now  # noqa: PLC0415
+
+            line = str(run.chronicle.redactor.value(describe_now(read_now(run, now))))
+        except Exception as error:  # a status line is a courtesy: it says itself what is wrong (no descriptor left for an import)
+            line = f"no status: {type(error).__name__}: {error}"
+        self._manager.status(line, now)
 
     def _is_worth_waiting(self, run: Run, now: float) -> bool:
         """Whether a job that was told to end has got further since, or something is being done that has a limit of its own.
@@ -59,6 +65,5 @@ class Attendance:
             return False
         if run.phase in (Phase.CAPTURING, Phase.REPAIRING, Phase.TERMINATING):
             return True
-        verdict = run.watch.verdict if run.watch is not None else None
-        progress = verdict.last_progress if verdict is not None else None
-        return progress is not None and progress.at > self._asked_at and now - progress.at < _EXTENSION_S
+        moved_at = run.watch.moved_at if run.watch is not None else None
+        return moved_at is not None and moved_at > self._asked_at and now - moved_at < _EXTENSION_S

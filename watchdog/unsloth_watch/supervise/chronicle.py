@@ -20,6 +20,9 @@ from unsloth_watch.tell.records import SCHEMA, AttemptRecord, CacheRecord, Incid
 from unsloth_watch.tell.redact import Redactor
 from unsloth_watch.tell.samples import SampleLog
 
+_STEADY = 10
+"""Samples in a row after which a file can be written again: on a full disk a short line may still find room now and then."""
+
 
 class Chronicle:
     """Writes the records of one run.
@@ -57,6 +60,10 @@ class Chronicle:
         self._samples = SampleLog(directory.samples, self.redactor)
         self._file = RunFile(directory.summary, self.redactor)
         self._has_complained = False
+        self._marked = -1
+        self._losses: set[str] = set()
+        self._is_losing = False
+        self._kept = 0
         self._record = RunRecord(
             schema=SCHEMA,
             id=directory.id,
@@ -99,8 +106,19 @@ class Chronicle:
         self._write = say
 
     def sample(self, sample: Sample) -> None:
-        """Keep a sample."""
-        self._samples.append(sample)
+        """Keep a sample; one that cannot be written is lost, which is told once for each reason, and so is the end of it."""
+        if not self._samples.append(sample):
+            self._kept = 0
+            why = f"a replay will lack samples, which cannot be written: {self._samples.trouble}"
+            if why not in self._losses:
+                self._losses.add(why)
+                self._is_losing = True
+                self.event("sensor.degraded", sensor="samples.jsonl", why=why)
+        elif self._is_losing:
+            self._kept += 1
+            if self._kept >= _STEADY:
+                self._is_losing = False
+                self.event("sensor.degraded", sensor="samples.jsonl", why=f"recovered; samples lost: {self._samples.lost}")
 
     def attempt_started(self, number: int, pid: int, changes: Mapping[str, str | None]) -> None:
         """Record the start of an attempt."""
@@ -120,9 +138,24 @@ class Chronicle:
         self.save()
 
     def incident(self, incident: IncidentRecord) -> None:
-        """Record an incident."""
+        """Record an incident, and leave what the secrets of this run can be found by when it is sent to somebody."""
         self._record = self._record.with_incident(incident)
         self.save()
+        self._leave_marks()
+
+    def _leave_marks(self) -> None:
+        from unsloth_watch.tell.secretmarks import make_marks, write_marks  # noqa: PLC0415 - only after an incident
+
+        hunted = self.redactor.hunted
+        if len(hunted) == self._marked:
+            return
+        try:
+            write_marks(os.path.dirname(self._file.path), make_marks(hunted))
+            self._marked = len(hunted)
+        except OSError as error:  # a bundle then says that it has only the environment to go by
+            if not self._has_complained:
+                self._has_complained = True
+                self.complain(f"cannot write into {os.path.dirname(self._file.path)}: {error.strerror}; supervision goes on")
 
     def finish(self, outcome: str, exit_code: int) -> None:
         """Record the end of the run and close everything."""

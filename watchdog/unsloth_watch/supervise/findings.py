@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from unsloth_watch.model.process import ProcessRef
     from unsloth_watch.model.sample import Look, Sample
     from unsloth_watch.model.verdict import Verdict
+
+
+PATIENCE_S = 30.0
+"""Longest wait for evidence and diagnosis; each part has a shorter deadline of its own, so this one is a last resort."""
+_turn = threading.Lock()
 
 
 class Findings(msgspec.Struct, frozen=True):
@@ -40,6 +46,9 @@ def investigate(
 ) -> Findings:
     """Capture everything about a job and explain it; takes seconds, so it runs beside the loop.
 
+    One at a time: the capture of an incident that was abandoned goes on to its end, and two that read the same process by ptrace
+    would each refuse the other. One that has waited as long as anybody waits for its answer is not begun any more.
+
     Args:
         members: The job's processes.
         root: The command itself.
@@ -48,7 +57,28 @@ def investigate(
         samples: The newest samples.
         with_locals: Whether the values of local variables may be taken.
         is_gentle: Whether only what pauses nobody may be done: the job may be healthy.
+
+    Raises:
+        TimeoutError: Another capture is still under way.
     """
+    if not _turn.acquire(timeout=PATIENCE_S):
+        raise TimeoutError("another capture is still under way")
+    try:
+        return _investigate(members, root, verdict, looks, samples, with_locals=with_locals, is_gentle=is_gentle)
+    finally:
+        _turn.release()
+
+
+def _investigate(
+    members: Sequence[ProcessRef],
+    root: ProcessRef,
+    verdict: Verdict | None,
+    looks: tuple[Look, ...],
+    samples: tuple[Sample, ...],
+    *,
+    with_locals: bool,
+    is_gentle: bool,
+) -> Findings:
     # Imported here: nothing of this is needed, nor in memory, until a job hangs.
     from unsloth_watch.capture.caches import probe_caches  # noqa: PLC0415
     from unsloth_watch.capture.capture import capture  # noqa: PLC0415

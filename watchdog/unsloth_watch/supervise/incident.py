@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -11,7 +12,7 @@ from unsloth_watch.model.diagnosis import Diagnosis
 from unsloth_watch.model.repair import Repair
 from unsloth_watch.model.verdict import Verdict
 from unsloth_watch.supervise import clock
-from unsloth_watch.supervise.findings import Findings, find_nothing, investigate
+from unsloth_watch.supervise.findings import PATIENCE_S, Findings, find_nothing, investigate
 from unsloth_watch.supervise.worker import Task
 from unsloth_watch.tell.incident import Incident, RemedyOutcome
 from unsloth_watch.tell.records import IncidentRecord, RemedyRecord
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
     from unsloth_watch.supervise.run import Run
     from unsloth_watch.supervise.watch import Watch
 
-_LIMIT_S = 30.0
-"""Longest wait for evidence and diagnosis; each part has a shorter deadline of its own, so this one is a last resort."""
+_RUNS = re.compile(r"attempt \d+ runs (with it|unchanged)")
 _OUTPUT_TAIL_BYTES = 16 * 1024
 """Bytes at the end of the output that the report shows."""
 
@@ -59,7 +59,13 @@ class Investigation:
         self._tail = run.relay.tail(_OUTPUT_TAIL_BYTES) if run.relay is not None else b""
         self._findings: Findings | None = None
         self._report: Report | None = None
-        members, root, looks, with_locals = run.job.members(), run.job.root, watch.memory.looks, run.settings.locals
+        self._missing: tuple[str, ...] = ()
+        try:
+            members = run.job.members()
+        except OSError as error:  # of who was there at the last look, evidence can be had all the same
+            members = run.job.known_members()
+            self._missing = (f"processes born since the last look: the job could not be listed: {error.strerror or error}",)
+        root, looks, with_locals = run.job.root, watch.memory.looks, run.settings.locals
         samples = watch.recent_samples()
         self._task = Task(
             lambda: investigate(members, root, verdict, looks, samples, with_locals=with_locals, is_gentle=is_asked_for),
@@ -69,7 +75,7 @@ class Investigation:
     @property
     def is_done(self) -> bool:
         """Whether there is something to act upon: the findings, or the end of our patience with them."""
-        return self._task.is_done or clock.monotonic() - self.decided_at > _LIMIT_S
+        return self._task.is_done or clock.monotonic() - self.decided_at > PATIENCE_S
 
     @property
     def diagnosis(self) -> Diagnosis:
@@ -94,6 +100,9 @@ class Investigation:
                 self._findings = self._task.result() if self._task.is_done else find_nothing(f"not there after {waited_s:.0f} s")
             except Exception as error:  # the report names the fault, and the run goes on
                 self._findings = find_nothing(f"the investigation failed: {type(error).__name__}: {error}")
+            evidence = self._findings.evidence
+            evidence = msgspec.structs.replace(evidence, missing=(*evidence.missing, *self._missing))
+            self._findings = msgspec.structs.replace(self._findings, evidence=evidence)
         return self._findings
 
     def announce(self) -> None:
@@ -165,12 +174,11 @@ class Investigation:
     def conclude(self, result: str, *, worked: bool | None) -> None:
         """Say in report and summary what became of the remedies whose result was open."""
         self._outcomes = [
-            msgspec.structs.replace(outcome, result=f"{outcome.result}; {result}", worked=worked)
+            msgspec.structs.replace(outcome, result=supersede(outcome.result, result), worked=worked)
             if outcome.applied and outcome.worked is None
             else outcome
             for outcome in self._outcomes
         ]
-        self.note(result)
         self._record()
         self.write()
 
@@ -215,3 +223,9 @@ class Investigation:
 def _from_whole_line(tail: bytes) -> bytes:
     """Drop a first line that was cut: half a secret would not be recognised as one."""
     return tail if len(tail) < _OUTPUT_TAIL_BYTES else tail[tail.find(b"\n") + 1 :]
+
+
+def supersede(open_result: str, result: str) -> str:
+    """Put what became of an attempt in place of the news that it runs; what else was said of the remedy stays."""
+    kept = [phrase for phrase in open_result.split("; ") if not _RUNS.fullmatch(phrase)]
+    return "; ".join([result, *kept])

@@ -97,8 +97,14 @@ class Interrupts:
 
     def _forward(self, number: signal.Signals) -> None:
         """Send a signal on to the command; to nobody once that has ended and its number may be another's."""
-        if self._run.job.ending is None:
-            forward(number, self._run.job.root.pid)
+        root = self._run.job.root
+        if self._run.job.ending is not None:
+            return
+        forward(number, root.pid)
+        fields = read_stat(root.pid) if number in ENDING else None
+        if fields is not None and fields[0] == b"T":
+            # A stopped process obeys nothing but SIGKILL before somebody continues it; an init does the same.
+            forward(signal.SIGCONT, root.pid)
 
     def _read_keyboard(self) -> None:
         """Hear what a user at the terminal wants; the command itself has heard it from its own terminal."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from unsloth_watch.act.launch import Exited, Guardian, Started, decode_status, reap_orphans
+from unsloth_watch.act.exits import Exited, decode_status, reap_orphans
+from unsloth_watch.act.launch import Guardian, Started
 from unsloth_watch.act.terminate import is_running
 from unsloth_watch.capture.children import is_spawning, own_pids
 from unsloth_watch.errors import LaunchError
@@ -128,9 +129,20 @@ class Job:
         return False
 
     def members(self) -> tuple[ProcessRef, ...]:
-        """Return everybody of the job, zombies included."""
+        """Return everybody of the job, zombies included.
+
+        Raises:
+            OSError: They cannot be listed now: no descriptor is left, or /proc does not answer.
+        """
         return self.tree.members()
 
+    def known_members(self) -> tuple[ProcessRef, ...]:
+        """Return who is known to belong to the job where they cannot be listed: the command at least."""
+        return self.tree.known or (self.root,)
+
     def is_anyone_alive(self) -> bool:
-        """Whether a process of the job still runs; zombies hold nothing."""
-        return any(is_running(ref.pid, ref.start_ticks) for ref in self.members())
+        """Whether a process of the job still runs, or may, where they cannot be listed; zombies hold nothing."""
+        try:
+            return any(is_running(ref.pid, ref.start_ticks) for ref in self.members())
+        except OSError:
+            return True

@@ -7,8 +7,9 @@ import signal
 import time
 
 from unsloth_watch.act.group import JobGroup, make_group
+from unsloth_watch.act.guardian import become_subreaper
 from unsloth_watch.act.isolation import isolate
-from unsloth_watch.act.launch import Guardian, become_subreaper, inherited_fds
+from unsloth_watch.act.launch import Guardian, inherited_fds
 from unsloth_watch.errors import RunDirectoryError, WatchError
 from unsloth_watch.sense.heartbeat import HeartbeatReader
 from unsloth_watch.supervise.environment import compose_environment

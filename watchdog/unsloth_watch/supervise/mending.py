@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from unsloth_watch.model.diagnosis import Remedy
 from unsloth_watch.supervise import clock
+from unsloth_watch.supervise.remedy import keep_findable
 from unsloth_watch.supervise.worker import Task
 from unsloth_watch.tell.incident import RemedyOutcome
 
@@ -32,6 +33,9 @@ class LiveRepair:
 
     Attributes:
         is_told: Whether its result has been told, so that the judge's word counts from here.
+
+    Raises:
+        OSError: The job cannot be listed: who is no member must not be touched.
     """
 
     def __init__(self, run: Run, investigation: Investigation, repair: Repair) -> None:
@@ -61,6 +65,11 @@ class LiveRepair:
     def is_done(self) -> bool:
         """Whether the act has ended, or our patience with it."""
         return self._task.is_done or clock.monotonic() - self._began > _LIMIT_S
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it is over and nothing was changed."""
+        return self.is_told and not self._is_applied
 
     def is_holding(self, patience_s: float) -> bool:
         """Whether a process is held still by us while bytes come from another: its silence is ours, not its own.
@@ -92,6 +101,7 @@ class LiveRepair:
                 "remedy.applied", remedy=self.id, target=change.target, kind="live", undo=change.undo, why=self._repair.why,
                 before=change.before, after=change.after,
             )  # fmt: skip
+        keep_findable(self._run, performed.changes, self._room.quarantine_dir)
         for refusal in performed.refused:
             chronicle.complain(f"live repair {self.id}: {refusal}")
         self._undo = "; ".join(change.undo for change in performed.changes if change.undo)

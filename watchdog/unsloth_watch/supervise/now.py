@@ -21,6 +21,7 @@ def read_now(run: Run, now: float) -> LiveState:
     """
     verdict = run.watch.verdict if run.watch is not None and not run.is_paused else None
     progress = verdict.last_progress if verdict is not None else None
+    moved_at = run.watch.moved_at if run.watch is not None and verdict is not None else None
     return LiveState(
         schema=SCHEMA,
         id=run.launch.directory.id,
@@ -37,7 +38,7 @@ def read_now(run: Run, now: float) -> LiveState:
         quiet_s=round(verdict.quiet_s, 3) if verdict is not None else None,
         limit_s=round(verdict.limit_s, 3) if verdict is not None else None,
         last_progress=progress.detail if progress is not None else None,
-        last_progress_s=round(max(0.0, now - progress.at), 3) if progress is not None else None,
+        last_progress_s=round(max(0.0, now - moved_at), 3) if moved_at is not None else None,
         reasons=verdict.reasons if verdict is not None else (),
         degraded=verdict.degraded if verdict is not None else (),
         status=run.launch.heartbeat.status,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from unsloth_watch.act.change import Change, MendError
 from unsloth_watch.act.quarantine import MANIFEST, quarantine, read_manifest, restore
+from unsloth_watch.errors import RunDirectoryError
 from unsloth_watch.supervise import clock
-from unsloth_watch.tell.directory import create_run_directory, find_base
+from unsloth_watch.tell.directory import clean_name, create_run_directory, find_base, find_temporary_base
 
 
 class Quarantine(msgspec.Struct, frozen=True):
@@ -20,26 +22,47 @@ class Quarantine(msgspec.Struct, frozen=True):
         id: What ``--restore`` takes: the run's id, or its own.
         path: Its directory.
         originals: Where the things in it came from.
+        fault: Why its manifest cannot be read; it then has to be put back by hand. Empty where it can.
     """
 
     id: str
     path: str
     originals: tuple[str, ...]
+    fault: str = ""
 
 
 def list_quarantines(environment: Mapping[str, str]) -> tuple[Quarantine, ...]:
     """Return the quarantines that hold something, oldest first."""
-    base = find_base(environment)
-    own = _own_base(environment)
-    places = [(name, os.path.join(base, name, "quarantine")) for name in _names(base)]
-    places += [(name, os.path.join(own, name)) for name in _names(own)]
     found = []
-    for name, path in places:
-        if os.path.exists(os.path.join(path, MANIFEST)):
+    for name, path in _find_places(environment):
+        if not _is_ours(path):
+            continue
+        try:
             entries = [entry for entry in read_manifest(path) if os.path.lexists(os.path.join(path, entry.kept))]
-            if entries:
-                found.append(Quarantine(name, path, tuple(entry.original for entry in entries)))
+        except (MendError, OSError) as error:  # one that is broken must not hide the others
+            found.append(Quarantine(name, path, (), str(error)))
+            continue
+        if entries:
+            found.append(Quarantine(name, path, tuple(entry.original for entry in entries)))
     return tuple(found)
+
+
+def remember_quarantine(path: str, environment: Mapping[str, str]) -> None:
+    """Make the quarantine of a run that lies elsewhere (``--run-dir``, ``--runs-dir``) findable, by a link in our own directory.
+
+    Raises:
+        OSError: The link cannot be made.
+    """
+    run = os.path.dirname(path)
+    if os.path.dirname(run) in _bases(environment):
+        return
+    own = _own_base(environment)
+    os.makedirs(own, mode=0o700, exist_ok=True)
+    # Two directories that are called "run" are two quarantines.
+    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    link = os.path.join(own, f"{clean_name(os.path.basename(run))}-{mark}")
+    if not os.path.lexists(link):
+        os.symlink(path, link)  # noqa: PTH211 - os, as everywhere here
 
 
 def open_quarantine(environment: Mapping[str, str]) -> str:
@@ -48,7 +71,12 @@ def open_quarantine(environment: Mapping[str, str]) -> str:
     Raises:
         RunDirectoryError: It cannot be made.
     """
-    return create_run_directory(_own_base(environment), "quarantine", clock.wall).path
+    try:
+        return create_run_directory(_own_base(environment), "quarantine", clock.wall).path
+    except RunDirectoryError as error:
+        raise RunDirectoryError(
+            f"nothing can be moved aside: {error.__cause__}; let XDG_STATE_HOME name a writable place"
+        ) from None
 
 
 def close_quarantine(path: str) -> None:
@@ -71,13 +99,16 @@ def restore_quarantine(name: str, environment: Mapping[str, str]) -> tuple[tuple
         What was restored, and what was moved aside for it.
 
     Raises:
-        MendError: There is no such quarantine, or what is in the way may not be moved (its lock is held).
+        MendError: There is no such quarantine, its manifest cannot be read, or what is in the way may not be moved (its lock is
+            held).
         OSError: Something cannot be moved.
     """
     found = next((one for one in list_quarantines(environment) if one.id == name), None)
     if found is None:
         known = ", ".join(one.id for one in list_quarantines(environment)[-5:]) or "none"
         raise MendError(f"there is no quarantine {name}; the newest are: {known}")
+    if found.fault:
+        raise MendError(f"quarantine {name}: {found.fault}")
     moved: list[Change] = []
     spare: str | None = None
     for original in found.originals:
@@ -87,9 +118,36 @@ def restore_quarantine(name: str, environment: Mapping[str, str]) -> tuple[tuple
             spare = spare or open_quarantine(environment)
             moved.append(quarantine(original, spare, keep=(os.getcwd(),)))
     restored = restore(found.path)
-    if found.path.startswith(_own_base(environment) + "/"):
+    link = os.path.join(_own_base(environment), found.id)
+    if os.path.islink(link):  # noqa: PTH114 - os.path, as everywhere here
+        if not read_manifest(found.path):
+            os.unlink(link)
+    elif found.path.startswith(_own_base(environment) + "/"):
         close_quarantine(found.path)
     return restored, tuple(moved)
+
+
+def _find_places(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield name and directory of everything that may be a quarantine: of the runs, and our own with the links to others."""
+    for base in _bases(environment):
+        for name in _names(base):
+            yield name, os.path.join(base, name, "quarantine")
+    own = _own_base(environment)
+    for name in _names(own):
+        yield name, os.path.realpath(os.path.join(own, name))
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a directory is there and belongs to us: in a place that all may write, somebody else's would say what goes where."""
+    try:
+        return os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def _bases(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the directories where runs lie unless the user says otherwise."""
+    return tuple(dict.fromkeys((find_base(environment), find_temporary_base(environment))))
 
 
 def _own_base(environment: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from unsloth_watch.supervise.restart import (
     decide_after_crash,
     decide_after_hang,
     may_repair,
+    refuse,
     remember,
     remember_crash,
 )
@@ -87,6 +88,7 @@ class Relaunch:
             self.remedied.update(changes)
             if outcome.applied:
                 return decision
+            self.history = refuse(self.history, diagnosis.fingerprint, remedy.id)
 
     def decide_after_crash(self, code: int, signum: int | None) -> Decision:
         """Return whether a job that ended with a failure of its own is relaunched.

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 
 from unsloth_watch.act.mend import apply
 from unsloth_watch.model.diagnosis import Remedy
+from unsloth_watch.supervise.quarantines import remember_quarantine
 from unsloth_watch.supervise.restart import UNCHANGED
 from unsloth_watch.tell.incident import RemedyOutcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from unsloth_watch.act.change import Change
     from unsloth_watch.supervise.run import Run
 
 
@@ -26,11 +30,12 @@ def apply_remedy(run: Run, remedy: Remedy, attempt: int) -> tuple[RemedyOutcome,
         What became of it, and the variables that differ now. A remedy that fails is told, not raised.
     """
     before = run.relaunch.next_environment()
+    quarantine_dir = os.path.join(run.launch.directory.path, "quarantine")
     applied = apply(
         remedy,
         before,
         private_dir=run.relaunch.private_directory(),
-        quarantine_dir=os.path.join(run.launch.directory.path, "quarantine"),
+        quarantine_dir=quarantine_dir,
         is_anyone_alive=run.job.is_anyone_alive,
         cwd=run.launch.cwd,
         user=run.launch.environment,
@@ -46,6 +51,7 @@ def apply_remedy(run: Run, remedy: Remedy, attempt: int) -> tuple[RemedyOutcome,
             undo=change.undo,
             why=remedy.why,
         )
+    keep_findable(run, applied.changes, quarantine_dir)
     for refusal in applied.refused:
         run.chronicle.complain(f"remedy {remedy.id}: {refusal}")
     is_applied = bool(applied.changes)
@@ -58,6 +64,16 @@ def apply_remedy(run: Run, remedy: Remedy, attempt: int) -> tuple[RemedyOutcome,
     after = applied.environment
     changed = {name: after.get(name) for name in {*before, *after} if before.get(name) != after.get(name)}
     return RemedyOutcome(remedy, is_applied, result or "nothing was left to change", undo), changed
+
+
+def keep_findable(run: Run, changes: Iterable[Change], quarantine_dir: str) -> None:
+    """See to it that ``cache list`` finds what was moved aside; where that fails it is said, and the report has the undo."""
+    if not any(change.kind == "quarantine" for change in changes):
+        return
+    try:
+        remember_quarantine(quarantine_dir, run.launch.environment)
+    except OSError as error:
+        run.chronicle.complain(f"cache list will not show {quarantine_dir}: {error.strerror or error}")
 
 
 def leave_unchanged(attempt: int, why: str) -> RemedyOutcome:

@@ -74,7 +74,8 @@ def repair_whole(stock: Stock, quarantine_dir: str) -> Change:
         change = quarantine(top, quarantine_dir)
     except OSError as error:
         raise MendError(f"{top} stays: {_name_reason(error)}") from error
-    os.mkdir(top)
+    # A job or a second supervisor may have made it anew in between; what was moved has to be told all the same.
+    os.makedirs(top, exist_ok=True)
     os.chmod(top, mode)
     return change
 
@@ -85,7 +86,7 @@ def _repair_place(stock: Stock, quarantine_dir: str) -> Sequence[Change]:
     if os.path.islink(stock.path):  # noqa: PTH114 - os.path, as everywhere here
         raise MendError(f"{stock.path} stays: it is a link that leads nowhere; mount what it leads to, or remove it")
     change = quarantine(stock.path, quarantine_dir)
-    os.makedirs(stock.path, mode=0o700)
+    os.makedirs(stock.path, mode=0o700, exist_ok=True)
     return (change,)
 
 

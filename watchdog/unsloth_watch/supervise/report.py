@@ -14,6 +14,7 @@ from unsloth_watch.tell.archive import render_command, write_incident
 from unsloth_watch.tell.directory import find_base
 from unsloth_watch.tell.previous import find_previous
 from unsloth_watch.tell.samples import read_samples
+from unsloth_watch.tell.series import keep_plotted
 
 if TYPE_CHECKING:
     from unsloth_watch.supervise.run import Run
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 _LIMIT_S = 30.0
 """Longest wait for one writing, its rendering included."""
-_PLOTTED_S = 900.0
-"""Seconds of samples before the verdict that the report plots."""
 
 
 class Report:
@@ -76,9 +75,8 @@ class Report:
 
 def _archive(incident: Incident, directory: str, samples: str, redactor: Redactor) -> None:
     """Write ``report.json``, the stacks and the evidence; render ``report.md`` and ``report.html`` in a child."""
-    first = incident.verdict.at - _PLOTTED_S
     try:
-        plotted = tuple(sample for sample in read_samples(samples) if first <= sample.at <= incident.verdict.at)
+        plotted = keep_plotted(read_samples(samples), incident.verdict)
     except OSError:  # no sample could be written: the report goes without plots
         plotted = ()
     # Each by itself, since makedirs' mode counts for the last one only: the run directory may have been deleted meanwhile.

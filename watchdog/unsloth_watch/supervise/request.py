@@ -8,16 +8,16 @@ import struct
 
 import msgspec
 
-from unsloth_watch.errors import WatchError
+from unsloth_watch.errors import CannotLookError, RefusedError
 from unsloth_watch.supervise.control import NAME, Request
 
 _ANSWER_S = 10.0
 """Longest wait for an answer: a loop goes round once a second, and its longest own pause is some seconds."""
 
-_OVER = "{}: no supervisor answers; this run is over"
+_OVER = "{}: no supervisor answers; this run is over, see unsloth-watch runs for others"
 
 
-class NotRunningError(WatchError):
+class NotRunningError(CannotLookError):
     """No supervisor answers for this run: it has ended or was killed."""
 
 
@@ -34,7 +34,8 @@ def ask(directory: str, verb: str, **fields: str) -> dict[str, object]:
 
     Raises:
         NotRunningError: Nobody listens.
-        WatchError: The supervisor refused, or did not answer in time.
+        RefusedError: The supervisor refused.
+        CannotLookError: It did not answer in time, or does not answer us.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as channel:
         # Limits of the kernel, not of Python: a nonblocking connect to a full queue fails instead of waiting.
@@ -49,16 +50,16 @@ def ask(directory: str, verb: str, **fields: str) -> dict[str, object]:
         except BrokenPipeError:
             answer = b""
         except BlockingIOError:
-            raise WatchError(f"{directory}: the supervisor does not answer for {_ANSWER_S:g} s; is it stopped?") from None
+            raise CannotLookError(f"{directory}: the supervisor does not answer for {_ANSWER_S:g} s; is it stopped?") from None
         except OSError as error:
-            raise WatchError(f"{directory}: cannot ask the supervisor ({error.strerror or error})") from None
+            raise CannotLookError(f"{directory}: cannot ask the supervisor ({error.strerror or error})") from None
     if not answer and not os.path.lexists(os.path.join(directory, NAME)):  # it ended before our turn came
         raise NotRunningError(_OVER.format(directory))
     if not answer:
-        raise WatchError(f"{directory}: the supervisor hung up; it answers its own user (and root) only")
+        raise CannotLookError(f"{directory}: the supervisor hung up; it answers its own user (and root) only")
     found: dict[str, object] = msgspec.json.decode(answer, type=dict)
     if not found.get("ok"):
-        raise WatchError(str(found.get("error", "the supervisor refused")))
+        raise RefusedError(str(found.get("error", "the supervisor refused")))
     return found
 
 

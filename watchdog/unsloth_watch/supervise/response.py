@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unsloth_watch.supervise.phase import Phase
+from unsloth_watch.supervise.shelf import Shelf
 from unsloth_watch.supervise.shutdown import HANG
 
 TYPE_CHECKING = False
@@ -32,7 +33,7 @@ class Response:
         self.is_upshot = False
         self._run = run
         self._repair: LiveRepair | None = None
-        self._past: list[Investigation] = []
+        self._shelf = Shelf()
         self._is_reported = False
 
     def begin_attempt(self) -> None:
@@ -83,24 +84,22 @@ class Response:
         return self.asked_for.number
 
     def advance(self, now: float) -> None:
-        """Go on with what has been done beside the loop.
-
-        Args:
-            now: Monotonic seconds.
-        """
+        """Go on at ``now``, monotonic seconds, with what has been done beside the loop."""
         if self._run.phase is Phase.CAPTURING:
             self._conclude_investigation(now)
         elif self._run.phase is Phase.REPAIRING:
-            self._conclude_repair(now)
+            self._conclude_repair()
         if self.asked_for is not None and self.asked_for.is_done:
             done, self.asked_for = self.asked_for, None
             done.announce()
             done.write()
-            self._keep(done)
+            self._shelf.put(done)
 
     @property
     def is_ready(self) -> bool:
-        """Whether evidence waits to be acted upon: the judge is asked once more before that."""
+        """Whether evidence, or a repair that could not be made, waits to be acted upon: the judge is asked once more first."""
+        if self._run.phase is Phase.REPAIRING:
+            return self._repair is not None and self._repair.is_refused
         return self._run.phase is Phase.CAPTURING and self.investigation is not None and self.investigation.is_done
 
     def abandon(self) -> None:
@@ -111,19 +110,16 @@ class Response:
                 self._repair.tell()
             self.investigation.note("no longer judged: somebody asked for something else")
             self.investigation.write()
-            self._keep(self.investigation)
+            self._shelf.put(self.investigation)
         self.investigation = self._repair = None
 
-    def _keep(self, investigation: Investigation) -> None:
-        """Keep an incident until its report is there, and for the remedy whose result is open: evidence takes megabytes."""
-        done = [one for one in self._past if one.is_written and not one.is_mended]
-        for one in done:
-            one.wait()
-        self._past = [*(one for one in self._past if one not in done), investigation]
-
-    def _find_mended(self) -> Investigation | None:
-        """Return the newest incident whose remedy was applied and has not shown yet whether it helps."""
-        return next((one for one in reversed(self._past) if one.is_mended), None)
+    def forget(self) -> None:
+        """Let go of the incident at hand after a fault of ours, which the caller tells; never raises."""
+        try:
+            self.abandon()
+        except Exception as error:  # a second fault must not end the run either; it is said
+            self._run.chronicle.complain(f"an incident could not be laid by: {type(error).__name__}: {error}")
+            self.investigation = self._repair = None
 
     def _investigate(self, verdict: Verdict, now: float, *, is_asked_for: bool = False) -> Investigation:
         from unsloth_watch.supervise.incident import Investigation  # noqa: PLC0415 - only for evidence
@@ -140,10 +136,13 @@ class Response:
         verdict = run.watch.verdict if run.watch is not None else None
         if investigation is None or not investigation.is_done or verdict is None or verdict.at < now:
             return
-        investigation.announce()
-        if run.settings.on_hang == "report":
-            investigation.note("watched on: --on-hang report")
-        investigation.write()
+        try:
+            investigation.announce()
+            if run.settings.on_hang == "report":
+                investigation.note("watched on: --on-hang report")
+            investigation.write()
+        except Exception as error:  # a fault of the report is no reason to leave a job hung: it is told
+            run.chronicle.event("sensor.degraded", sensor="incident", why=f"no report: {type(error).__name__}: {error}")
         if run.settings.on_hang == "report":
             self._is_reported = True
             self._watch_on()
@@ -153,7 +152,7 @@ class Response:
     def _put_by(self) -> None:
         """Lay the incident by."""
         assert self.investigation is not None
-        self._keep(self.investigation)
+        self._shelf.put(self.investigation)
         self.investigation = self._repair = None
 
     def _watch_on(self) -> None:
@@ -170,25 +169,34 @@ class Response:
             return False
         from unsloth_watch.supervise.mending import LiveRepair  # noqa: PLC0415 - only for a hang
 
+        try:
+            self._repair = LiveRepair(run, investigation, repair)
+        except OSError as error:
+            investigation.note(f"live repair {repair.id} left: the job could not be listed: {error.strerror or error}")
+            return False
         run.relaunch.count_repair(fingerprint)
-        self._repair = LiveRepair(run, investigation, repair)
         run.enter(Phase.REPAIRING)
         return True
 
-    def _conclude_repair(self, now: float) -> None:
-        """When the repair was made, count silence from there; where nothing could be done, go on to the kill."""
+    def _conclude_repair(self) -> None:
+        """When the repair was made, count silence from there; where nothing could be done, the judge is asked once more."""
         repair, watch = self._repair, self._run.watch
         if repair is None or watch is None or repair.is_told or not repair.is_done:
             return
         if repair.tell():
             watch.renew()
-        else:
-            self._give_repair_up(now)
 
     def _judge_repair(self, *, is_hung: bool, now: float) -> None:
         """Hear the judge about a repaired job: it moved, or it hangs as before."""
         repair, watch = self._repair, self._run.watch
         if repair is None or watch is None or not repair.is_told:
+            return
+        if repair.is_refused:
+            if is_hung:
+                self._give_repair_up(now)
+            else:  # it moved while that was found out
+                self.note("it went on by itself meanwhile: nothing was ended")
+                self._settle_repair()
             return
         progress = watch.find_movement()
         if progress is not None:
@@ -237,7 +245,7 @@ class Response:
         repair = self._repair
         assert repair is not None
         repair.wait()
-        if not repair.is_told and not repair.tell():
+        if repair.is_refused or (not repair.is_told and not repair.tell()):
             repair.fail("the command ended before anything was changed")
             self._repair = None
         elif ending.exit_code == 0 or (ending.exit_code is None and self._run.job.is_attached):
@@ -255,12 +263,7 @@ class Response:
         Args:
             investigation: The incident at hand.
         """
-        before = self._find_mended()
-        if before is not None:
-            # By the same hang, or by one that lay behind it.
-            is_same = before.diagnosis.fingerprint == investigation.diagnosis.fingerprint
-            came = "hung in the same way" if is_same else "got past it, and hung elsewhere"
-            before.conclude(f"attempt {self._run.attempt} {came}", worked=not is_same)
+        self._shelf.compare(investigation, self._run.attempt)
 
     def hand_over(self, attempt: int, pid: int) -> None:
         """Put the incident by once the next attempt was started.
@@ -281,12 +284,12 @@ class Response:
             outcome: The run's, in the words of its summary.
             exit_code: Its exit status.
         """
-        before = self._find_mended()
+        before = self._shelf.find_mended()
         if self.asked_for is not None:  # what is there of it: its directory was promised
             self.asked_for.announce()
         for investigation in filter(None, (self.asked_for, self.investigation)):
             investigation.write()
-            self._keep(investigation)
+            self._shelf.put(investigation)
         self.asked_for = None
         if self.investigation is None and before is not None:
             ended = {"completed": "completed", "failed": f"ended with status {exit_code}"}.get(outcome, f"was {outcome}")
@@ -294,5 +297,4 @@ class Response:
 
     def wait(self) -> None:
         """Wait for the reports; at the end of a run."""
-        for investigation in self._past:
-            investigation.wait()
+        self._shelf.wait()

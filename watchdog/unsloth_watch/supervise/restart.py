@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -29,6 +29,7 @@ class History(msgspec.Struct, frozen=True):
         restarts: Relaunches so far.
         streak: Relaunches since the last attempt that was healthy for long; sets the backoff.
         tried: Remedies used up, by fingerprint of the incident; a live repair only once it was in vain.
+        refused: Those of them that could not be applied, so that nothing came back after them.
         repairs: Live repairs made, by fingerprint.
         crash: Signature of the crash before; None where the attempt before did not crash.
     """
@@ -36,6 +37,7 @@ class History(msgspec.Struct, frozen=True):
     restarts: int = 0
     streak: int = 0
     tried: dict[str, tuple[str, ...]] = {}
+    refused: dict[str, tuple[str, ...]] = {}
     repairs: dict[str, int] = {}
     crash: str | None = None
 
@@ -93,10 +95,19 @@ def decide_after_hang(history: History, diagnosis: Diagnosis, *, max_restarts: i
             return Decision(True, f"{remedy.id}: {remedy.why}", _delay(history, chance))
     if diagnosis.status not in _SURE and UNCHANGED not in tried:
         return Decision(True, f"{UNCHANGED}: {diagnosis.cause} is no more than a guess, and it may pass", _delay(history, chance))
-    if tried:
-        return Decision(False, f"the same hang came back after {', '.join(tried)}, and nothing else is known to help")
+    return Decision(False, _explain_end(history, diagnosis, tried, left))
+
+
+def _explain_end(history: History, diagnosis: Diagnosis, tried: Sequence[str], left: Sequence[Remedy]) -> str:
+    """Return why a hang ends the run: what was in vain, what could not be applied, or what a person may do."""
+    refused = history.refused.get(diagnosis.fingerprint, ())
+    done = [one for one in tried if one not in refused]
+    if done:
+        return f"the same hang came back after {', '.join(done)}, and nothing else is known to help"
+    if refused:
+        return f"{diagnosis.cause} would come back: {', '.join(refused)} could not be applied"
     advice = "; ".join(remedy.advice for remedy in left if remedy.advice)
-    return Decision(False, f"{diagnosis.cause} would come back: {advice or 'no remedy is known'}")
+    return f"{diagnosis.cause} would come back: {advice or 'no remedy is known'}"
 
 
 def decide_after_crash(history: History, crash: Crash, *, max_restarts: int, chance: Callable[[], float]) -> Decision:
@@ -134,6 +145,12 @@ def remember_crash(history: History, signature: str | None) -> History:
 def remember(history: History, fingerprint: str, remedy_id: str) -> History:
     """Return the history in which a remedy of an incident was used up, whether or not it could be applied."""
     return msgspec.structs.replace(history, tried={**history.tried, fingerprint: (*history.tried.get(fingerprint, ()), remedy_id)})
+
+
+def refuse(history: History, fingerprint: str, remedy_id: str) -> History:
+    """Return the history in which a remedy that was used up could not be applied."""
+    refused = (*history.refused.get(fingerprint, ()), remedy_id)
+    return msgspec.structs.replace(history, refused={**history.refused, fingerprint: refused})
 
 
 def count_restart(history: History, *, ran_s: float) -> History:

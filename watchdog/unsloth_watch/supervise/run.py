@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 
 from unsloth_watch.act.launch import Started
 from unsloth_watch.act.relay import Relay
@@ -81,7 +80,7 @@ class Run:
         self.is_paused = False
         self.shutdown: Shutdown | None = None
         self.poller = Poller(launch.signals_fd)
-        self.poller.registry.register(launch.heartbeat.fileno(), select.POLLIN)
+        self.poller.take(launch.heartbeat.fileno(), launch.heartbeat.drain)  # also while nobody is judged or all are being ended
         self.interrupts = Interrupts(self)
         self.response = Response(self)
         self.relaunch = Relaunch(self)
@@ -103,7 +102,6 @@ class Run:
             self.poller.sleep(self.job.guardian, self._find_due())
             self.interrupts.hear()
             ending = self.job.poll()
-            self.launch.heartbeat.drain()  # also while nobody is judged or all are being ended
             now = clock.monotonic()
             self._attendance.attend(self, now)
             self._control.serve(now)
@@ -113,9 +111,12 @@ class Run:
                 self._advance_shutdown(now)
             elif self.phase is Phase.WAITING and (self.interrupts.is_ending or self.relaunch.is_due(now)):
                 self._start_next()
-            if self.phase in WATCHED and self._is_tick_due(now):
-                self._tick(now)
-            self.response.advance(now)
+            try:
+                if self.phase in WATCHED and self._is_tick_due(now):
+                    self._tick(now)
+                self.response.advance(now)
+            except Exception as error:  # a fault of ours must not end the job: it is told, and the job is judged afresh
+                self._judge_afresh(error)
         return self.exit_code
 
     def enter(self, phase: Phase) -> None:
@@ -155,6 +156,9 @@ class Run:
 
     def _tick(self, now: float) -> None:
         """Take a sample, judge it, and act upon a change of mind."""
+        if now >= self._next_tick:  # a survey that is judged in between does not put off the next sample
+            self._next_tick += self.settings.interval
+        self._next_tick = max(self._next_tick, now + self.settings.interval / 2)
         if self.watch is None:
             from unsloth_watch.supervise.watch import Watch  # noqa: PLC0415 - not for a command that has ended by now
 
@@ -167,15 +171,8 @@ class Run:
 
             self._trace_check = TraceCheck(self.poller.wake_fd)
         self._trace_check.tell(self.chronicle)
-        self._next_tick = max(min(self._next_tick, now) + self.settings.interval, now + self.settings.interval / 2)
-        if self.is_paused:
-            return
-        try:
-            verdict = self.watch.tick(now)
-        except Exception as error:  # a fault of ours must not end the job: it is told, and the job is judged afresh
-            self._judge_afresh(error)
-        else:
-            self.response.heed(verdict, now)
+        if not self.is_paused:
+            self.response.heed(self.watch.tick(now), now)
 
     def _judge_afresh(self, error: Exception) -> None:
         why = f"{type(error).__name__}: {error}; the job is judged afresh, and what was suspected is forgotten"
@@ -183,7 +180,7 @@ class Run:
             self._faults.add(why)
             self.chronicle.event("sensor.degraded", sensor="judge", why=why)
         if self.phase in (Phase.CAPTURING, Phase.REPAIRING):
-            self.response.abandon()
+            self.response.forget()
             self.enter(Phase.RUNNING)
         watch, self.watch = self.watch, None
         if watch is not None:
@@ -227,8 +224,8 @@ class Run:
             reason: Why, in the words of the events.
             now: Monotonic seconds.
         """
-        self.enter(Phase.TERMINATING)
         self.shutdown = Shutdown(self, reason, now)
+        self.enter(Phase.TERMINATING)
         self._advance_shutdown(now)
 
     def _advance_shutdown(self, now: float) -> None:

@@ -81,4 +81,5 @@ class Shutdown:
             paths={str(one.pid): one.path for one in left},
         )
         self._run.chronicle.attempt_finished(None, None, "unkillable")
-        self._run.response.note(f"PID {', '.join(str(one.pid) for one in left)} survived SIGKILL; nothing is started on top of it")
+        who = f"PID {', '.join(str(one.pid) for one in left)}" if left else "it cannot be seen who"
+        self._run.response.note(f"{who} survived SIGKILL; nothing is started on top of it")

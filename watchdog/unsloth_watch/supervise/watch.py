@@ -14,7 +14,7 @@ from unsloth_watch.config.settings import Settings
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.patience import find_movement, renew
 from unsloth_watch.judge.rules import Rules
-from unsloth_watch.judge.verdict import judge
+from unsloth_watch.judge.verdict import UNREAD, is_unread, judge
 from unsloth_watch.model.evidence import Evidence
 from unsloth_watch.model.sample import Look, OutputSample, Sample
 from unsloth_watch.model.verdict import Progress, State, Verdict
@@ -76,11 +76,11 @@ class Watch:
         self._faults: set[str] = set()
         self._floors = open_floors()
         self._recent: deque[Sample] = deque(maxlen=_RECENT)
-        self._is_renewed = False
+        self._is_renewed = self._has_unread = False
         self._looking: Task[tuple[Look, ...]] | None = None
         self._surveying: Task[Evidence] | None = None
         self._allowance = Allowance(clock.monotonic())
-        self._survey_began = self._survey_began_cpu_s = 0.0
+        self._survey_began = self._survey_began_cpu_s = self._look_began = 0.0
         self._sampler = Sampler(
             job.tree,
             self._read_output if relay is not None else None,
@@ -111,6 +111,8 @@ class Watch:
         self._recent.append(sample)
         before, phase = self.verdict, self.memory.phase
         self.memory, verdict = judge(self.memory, sample, self._rules)
+        if UNREAD in verdict.degraded and before is not None and UNREAD in before.degraded:
+            self._tell_unread(sample)
         self.verdict = verdict
         if self.memory.phase != phase:
             self._chronicle.event("phase.changed", phase=self.memory.phase, source="stack" if looks else "output")
@@ -125,7 +127,7 @@ class Watch:
         except OSError as error:  # no descriptor is left to list the job by: the verdict does without it
             self._tell_fault("survey", f"the job could not be listed: {error.strerror or error}")
         self._tell_overdue(now)
-        self._tell_doubt(before, verdict, now)
+        self._tell_doubt(verdict, now)
         return verdict
 
     def renew(self) -> None:
@@ -138,6 +140,15 @@ class Watch:
     def find_movement(self) -> Progress | None:
         """Return the evidence that the job moved since it was repaired."""
         return find_movement(self.memory, self._renewed_at)
+
+    @property
+    def moved_at(self) -> float | None:
+        """When the job was last seen to get further, monotonic seconds; None where it never was.
+
+        The judge's own clock leaves out what could not be seen (a suspended machine), so that its times lie before ours.
+        """
+        progress = self.verdict.last_progress if self.verdict is not None else None
+        return None if progress is None else progress.at + self.memory.lost_s
 
     @property
     def has_survey(self) -> bool:
@@ -156,12 +167,18 @@ class Watch:
         """Give everything back."""
         self._sampler.close()
 
-    def _tell_doubt(self, before: Verdict | None, verdict: Verdict, now: float) -> None:
-        was_doubtful = before is not None and before.state in _DOUBTFUL
-        if verdict.state in _DOUBTFUL and not was_doubtful:
+    @property
+    def _silent_s(self) -> float:
+        """Seconds in which the work did not move, whether or not anybody computed."""
+        return (self.memory.at or 0.0) - self.memory.progress_at
+
+    def _tell_doubt(self, verdict: Verdict, now: float) -> None:
+        """Tell of a doubt, and of its end; who computes in silence for the stall timeout is doubted too, long before he is hung."""
+        is_doubtful = verdict.state in _DOUBTFUL or self._silent_s >= self._rules.stall_s
+        if is_doubtful and self.suspected_at is None:
             self.suspected_at = now
             self._chronicle.event("stall.suspected", quiet_s=round(verdict.quiet_s, 3), evidence=list(verdict.reasons))
-        elif was_doubtful and verdict.state not in _DOUBTFUL:
+        elif self.suspected_at is not None and not is_doubtful:
             self.suspected_at = None
             progress = verdict.last_progress
             is_moving = verdict.state is State.PROGRESSING and progress is not None
@@ -180,15 +197,27 @@ class Watch:
             self._faults.add(why)
             self._chronicle.event("sensor.degraded", sensor=sensor, why=why)
 
+    def _tell_unread(self, sample: Sample) -> None:
+        """Say once whose reads and writes cannot be seen, as the judge is more patient for it: a set-uid program's, mostly."""
+        unread = next((one for one in sample.processes or () if is_unread(one)), None)
+        if unread is not None and not self._has_unread:
+            self._has_unread = True
+            who = f"PID {unread.ref.pid} ({unread.comm})"
+            why = f"the reads and writes of {who} cannot be seen, so that limits are twice as long; told once, for the first one"
+            self._chronicle.event("sensor.degraded", sensor=UNREAD, why=why)
+
     def _tell_overdue(self, now: float) -> None:
-        """Say that no proof can be had any more, where a survey is held up in the kernel for good."""
+        """Say that no proof can be had any more, or no stack, where a survey or a look is held up in the kernel for good."""
         if self._surveying is not None and now - self._survey_began > _OVERDUE_S:
             self._tell_fault("survey", f"not back after {_OVERDUE_S:.0f} s: until it is, the timeouts decide alone")
+        if self._looking is not None and now - self._look_began > _OVERDUE_S + self._interval:  # a burst spreads over an interval
+            self._tell_fault("stacks", f"not back after {_OVERDUE_S:.0f} s: until they are, no closed set of them shortens a limit")
 
     def _take_looks(self, count: int) -> Task[tuple[Look, ...]]:
         from unsloth_watch.capture.look import burst  # noqa: PLC0415 - py-spy's side is imported when it is first needed
 
         refs = [self._job.root, *(ref for ref in self._job.members() if ref != self._job.root)][:_LOOK_PROCESSES]
+        self._look_began = clock.monotonic()
         return Task(lambda: burst(refs, count, self._interval / count), self._wake_fd)
 
     def _take_survey(self) -> Task[Evidence]:

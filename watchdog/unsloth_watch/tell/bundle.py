@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Iterator
 
 from unsloth_watch.tell.redact import Redactor
+from unsloth_watch.tell.secretmarks import Marks, hide
 
 NAME = "bundle.tar.gz"
 KEPT = "kept"
@@ -19,7 +20,7 @@ OUTPUT_BYTES = 4 * 1024 * 1024
 """Bytes of the output's end that a bundle holds: the whole may be gigabytes, and an attachment has a limit of 25 MB."""
 
 
-def build_bundle(run_directory: str, number: int, redactor: Redactor | None = None) -> str:
+def build_bundle(run_directory: str, number: int, redactor: Redactor | None = None, marks: Marks | None = None) -> str:
     """Pack an incident with its run's records; return the path of the archive, in the incident's directory.
 
     Links are not followed and owners are left out. ``output.log`` holds what the command printed, secrets included, so it goes
@@ -29,6 +30,7 @@ def build_bundle(run_directory: str, number: int, redactor: Redactor | None = No
         run_directory: The run.
         number: The incident, from 1.
         redactor: Redacts the output.
+        marks: By which the run's own secrets are found in the output.
 
     Raises:
         OSError: Something cannot be read, or the archive cannot be written; nothing is left behind then.
@@ -48,7 +50,7 @@ def build_bundle(run_directory: str, number: int, redactor: Redactor | None = No
                 with open(path, "rb") as stream:
                     _add(archive, f"{top}/{name}", stream.read(), os.stat(path).st_mtime)
             if redactor is not None:
-                _add_output(archive, top, os.path.join(run_directory, "output.log"), redactor)
+                _add_output(archive, top, os.path.join(run_directory, "output.log"), redactor, marks)
         os.rename(temporary, target)
     except BaseException:  # also Ctrl-C: no half bundle stays, and the fault goes on to the caller
         os.unlink(temporary)
@@ -78,7 +80,7 @@ def _is_plain(path: str) -> bool:
         return False
 
 
-def _add_output(archive: tarfile.TarFile, top: str, path: str, redactor: Redactor) -> None:
+def _add_output(archive: tarfile.TarFile, top: str, path: str, redactor: Redactor, marks: Marks | None) -> None:
     if not _is_plain(path):
         return
     with open(path, "rb") as stream:
@@ -87,7 +89,8 @@ def _add_output(archive: tarfile.TarFile, top: str, path: str, redactor: Redacto
         data = stream.read(OUTPUT_BYTES)
     if size > OUTPUT_BYTES:
         data = data.partition(b"\n")[2]  # the first line may be half a secret
-    text = redactor.text(data.decode("utf-8", "backslashreplace"))
+    text = data.decode("utf-8", "backslashreplace")
+    text = redactor.text(hide(text, marks) if marks is not None else text)
     _add(archive, f"{top}/output.log", text.encode("utf-8", "backslashreplace"), os.stat(path).st_mtime)
 
 

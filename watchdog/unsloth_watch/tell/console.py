@@ -64,10 +64,14 @@ def _describe_run_finished(event: Event) -> str:
     return f"{words.get(event['outcome'], event['outcome'])}, exit status {event['exit_code']}"
 
 
+_OWN_VARIABLES = ("UNSLOTH_WATCH_", "NOTIFY_SOCKET", "WATCHDOG_", "PYTHONUNBUFFERED")
+"""What every attempt gets from us: markers, sockets, and unbuffered output through a pipe."""
+
+
 def _describe_attempt_started(event: Event) -> str:
     changes = event["env_changes"]
-    # Our own markers differ in every attempt; what a remedy changed is the news.
-    names = ", ".join(sorted(name for name in changes if not name.startswith(("UNSLOTH_WATCH_", "NOTIFY_SOCKET", "WATCHDOG_"))))
+    # What a remedy changed is the news.
+    names = ", ".join(sorted(name for name in changes if not name.startswith(_OWN_VARIABLES)))
     attempt = event["attempt"]
     return f"attempt {attempt} runs as PID {event['pid']}" + (f" with changed {names}" if names and attempt > 1 else "")
 

@@ -89,6 +89,20 @@ def find_temporary_base(environment: Mapping[str, str]) -> str:
     return os.path.join(environment.get("TMPDIR") or "/tmp", f"unsloth-watch-{os.getuid()}", "runs")  # noqa: S108 - checked below
 
 
+def find_kept_base(environment: Mapping[str, str]) -> str:
+    """Return where runs are to be looked for: the usual place, or the temporary one of our own where only that is there.
+
+    Args:
+        environment: Variables, as in ``os.environ``.
+    """
+    base, temporary = find_base(environment), find_temporary_base(environment)
+    try:
+        is_own = os.lstat(os.path.dirname(temporary)).st_uid == os.geteuid()
+    except OSError:
+        return base
+    return temporary if is_own and os.path.isdir(temporary) and not os.path.isdir(base) else base
+
+
 def make_private(path: str) -> None:
     """Make a directory and what is missing above it with mode 0700, whatever the umask; one that is there stays as it is.
 
@@ -181,4 +195,4 @@ def _explain(path: str, error: OSError) -> RunDirectoryError:
     place = error.filename if isinstance(error.filename, str) else path
     where = path if place == path else f"{path} ({place})"
     reason = error.strerror or str(error)
-    return RunDirectoryError(f"cannot make the run directory {where}: {reason}; choose another place with --run-dir")
+    return RunDirectoryError(f"cannot make the run directory {where}: {reason}; choose another place with --run-dir or --runs-dir")

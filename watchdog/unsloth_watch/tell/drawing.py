@@ -9,6 +9,8 @@ from unsloth_watch.tell.graph import Arrow, Box, Picture
 
 WIDTH = 1000
 _BOX_WIDTH, _BOX_HEIGHT = 300, 58
+_FOOT = 264
+"""Where arrows leave a box below, from its left edge: right of most words that stand there."""
 _ROW = 118
 _PER_ROW = 3
 _MARGIN = 20
@@ -27,7 +29,7 @@ def render_picture(picture: Picture) -> str:
         f'<svg class="graph" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{html.escape(words, quote=True)}">',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
         '<path d="M0 0L8 4L0 8z"/></marker></defs>',
-        *(part for number, arrow in enumerate(picture.arrows) for part in _draw_arrow(arrow, places, _is_first(picture, number))),
+        *(part for number, arrow in enumerate(picture.arrows) for part in _draw_arrow(arrow, places, _find_slot(picture, number))),
         *(part for box, place in zip(picture.boxes, places, strict=True) for part in _draw_box(box, place)),
         "</svg>",
     ]
@@ -78,38 +80,43 @@ def _draw_box(box: Box, place: tuple[int, int]) -> Iterator[str]:
     yield "</g>"
 
 
-def _is_first(picture: Picture, number: int) -> bool:
-    """Whether an arrow says something that no earlier one of the same box says."""
+def _find_slot(picture: Picture, number: int) -> int | None:
+    """Return the line below its box where an arrow's words stand; None where an earlier one of that box says the same."""
     arrow = picture.arrows[number]
-    return all((one.start, one.why) != (arrow.start, arrow.why) for one in picture.arrows[:number])
+    said = dict.fromkeys(_say_why(one) for one in picture.arrows[:number] if one.start == arrow.start)
+    return None if _say_why(arrow) in said else len(said)
 
 
-def _draw_arrow(arrow: Arrow, places: Sequence[tuple[int, int]], has_label: bool) -> Iterator[str]:
+def _say_why(arrow: Arrow) -> str:
+    return f"nobody: {arrow.why}" if arrow.end is None else arrow.why
+
+
+def _draw_arrow(arrow: Arrow, places: Sequence[tuple[int, int]], slot: int | None) -> Iterator[str]:
     x, y = places[arrow.start]
-    left, top = x + _BOX_WIDTH // 2, y + _BOX_HEIGHT
+    left, top = x + _FOOT, y + _BOX_HEIGHT
     kind = "sure" if arrow.is_sure else "guess"
     if arrow.end is None:
         yield f'<path class="{kind}" d="M{left} {top}V{top + 22}"/>'
-        yield _label(left + 8, top + 20, f"nobody: {arrow.why}")
-        return
-    end_x, end_y = places[arrow.end]
-    right = end_x + _BOX_WIDTH // 2
-    if end_y > y:
-        middle = (top + end_y) // 2
-        path, label = f"M{left} {top}C{left} {middle} {right} {middle} {right} {end_y - 2}", ((left + right) // 2 + 8, middle + 4)
-    elif end_y == y and arrow.start != arrow.end:  # in the same row: below the boxes
-        path, label = f"M{left} {top}C{left} {top + 36} {right} {top + 36} {right} {top + 2}", ((left + right) // 2 + 8, top + 40)
-    else:  # back to an earlier box, or to itself: around the right side
-        side = min(WIDTH - 6, max(x, end_x) + _BOX_WIDTH + 40)
-        path = f"M{x + _BOX_WIDTH} {y + 40}C{side} {y + 40} {side} {end_y + 18} {end_x + _BOX_WIDTH + 2} {end_y + 18}"
-        label = x + _BOX_WIDTH + 10, top + 8
-    yield f'<path class="{kind}" d="{path}" marker-end="url(#tip)"><title>{_text(arrow.why)}</title></path>'
-    if has_label:
-        yield _label(*label, arrow.why)
+    else:
+        end_x, end_y = places[arrow.end]
+        right = end_x + (_BOX_WIDTH // 2 if end_y > y else _FOOT)
+        if end_y > y:
+            middle = (top + end_y) // 2
+            path = f"M{left} {top}C{left} {middle} {right} {middle} {right} {end_y - 2}"
+        elif end_y == y and arrow.start != arrow.end:  # in the same row: below the boxes
+            path = f"M{left} {top}C{left} {top + 36} {right} {top + 36} {right} {top + 2}"
+        else:  # back to an earlier box, or to itself: around the right side
+            side = min(WIDTH - 6, max(x, end_x) + _BOX_WIDTH + 40)
+            path = f"M{x + _BOX_WIDTH} {y + 40}C{side} {y + 40} {side} {end_y + 18} {end_x + _BOX_WIDTH + 2} {end_y + 18}"
+        yield f'<path class="{kind}" d="{path}" marker-end="url(#tip)"><title>{_text(arrow.why)}</title></path>'
+    if slot is not None:
+        beside = min((place[0] for place in places if place[1] == y and place[0] > x), default=WIDTH)
+        yield _label(x, top + 14 + 13 * slot, _say_why(arrow), beside - x)
 
 
-def _label(x: int, y: int, words: str) -> str:
-    return f'<text class="label" x="{x}" y="{y}">{_text(_cut(words, min(60, (WIDTH - x) // 6)))}</text>'
+def _label(x: int, y: int, words: str, width: int) -> str:
+    """Return words from a box's left edge on; lines of the boxes beside it have places of their own."""
+    return f'<text class="label" x="{x}" y="{y}">{_text(_cut(words, width // 6))}</text>'
 
 
 def _shorten_frame(frame: str) -> str:

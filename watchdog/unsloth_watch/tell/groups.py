@@ -34,7 +34,6 @@ _FOLDED = (
     ("sentry_sdk/", "", "sentry"),
     ("posthog/", "", "posthog"),
     ("ipykernel/", "", "Jupyter"),
-    ("unsloth_watch/hooks/", "", "unsloth-watch hooks"),
     ("debugpy/", "", "debugger"),
     ("pydevd", "", "debugger"),
 )

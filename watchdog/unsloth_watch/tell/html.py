@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,15 +14,19 @@ from unsloth_watch.tell.graph import make_picture
 from unsloth_watch.tell.plot import render_plot
 from unsloth_watch.tell.story import (
     Report,
+    is_hang,
     list_columns,
     list_sections,
     tell_facts,
     tell_frame,
     tell_group,
     tell_headline,
+    tell_machine,
     tell_marks,
     tell_members,
     tell_process,
+    tell_stacks,
+    tell_summary,
     tell_value,
     tell_waits,
 )
@@ -30,6 +35,7 @@ ROWS = 16
 """Rows of a table that are shown open; a longer one is folded."""
 # Even if something slipped through the escaping, the page may load and run nothing.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_BACKTICKS = re.compile(r"`([^`\n]+)`")
 _STYLE = os.path.join(os.path.dirname(__file__), "assets", "report.css")
 
 
@@ -63,6 +69,11 @@ def _text(value: object) -> str:
     return html.escape(str(value).encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd"), quote=True)
 
 
+def _prose(value: object) -> str:
+    """Return a sentence; what stands between backticks is code."""
+    return _BACKTICKS.sub(r"<code>\1</code>", _text(value))
+
+
 def _code(value: object) -> str:
     return f"<code>{_text(value)}</code>"
 
@@ -81,7 +92,8 @@ def _list_sections(report: Report) -> Iterator[str]:
     yield _heading("Details")
     for title, rows in list_sections(report):
         if rows:
-            yield _fold(f'<span class="who">{_text(title)}</span>{_badge(len(rows))}', _values_table(rows))
+            count = len(report["gpu"]) if title == "GPU" else len(rows)  # that table has a column a card
+            yield _fold(f'<span class="who">{_text(title)}</span>{_badge(count)}', _values_table(rows))
     if report["kernel_log"]:
         yield _fold('<span class="who">Kernel messages</span>', _pre(report["kernel_log"]))
     yield from _list_environment(report)
@@ -95,20 +107,24 @@ def _list_sections(report: Report) -> Iterator[str]:
 def _list_top(report: Report) -> Iterator[str]:
     verdict, diagnosis = report["verdict"], report["diagnosis"]
     is_repaired = any(remedy["worked"] and remedy["kind"] == "live" for remedy in report["remedies"])
-    yield f'<header class="top{" repaired" if is_repaired else ""}"><div class="badges">'
-    yield _badge("hang", "bad")
-    yield _badge("proven", "bad") if verdict["proven"] else _badge("not proven, waited out", "warn")
+    yield f'<header class="top{" calm" if is_repaired or not is_hang(report) else ""}"><div class="badges">'
+    if is_hang(report):
+        yield _badge("hang", "bad")
+        yield _badge("proven", "bad") if verdict["proven"] else _badge("not proven, waited out", "warn")
+    else:
+        yield _badge("evidence asked for")
+        yield _badge(verdict["state"], "good" if verdict["state"] == "progressing" else "warn")
     yield _badge(diagnosis["cause"], "id")
     yield _badge(diagnosis["status"], "good" if diagnosis["status"] in ("established", "supported") else "warn")
     if is_repaired:
         yield _badge("repaired without a kill", "good")
     yield f"</div><h1>{_text(tell_headline(report))}</h1>"
-    yield f'<p class="summary">{_text(diagnosis["summary"])}</p><dl class="facts">'
+    yield f'<p class="summary">{_prose(tell_summary(report))}</p><dl class="facts">'
     for label, pieces in tell_facts(report):
-        shown = " ".join(_code(words) if kind == "code" else _text(words) for kind, words in pieces)
+        shown = ", ".join(_code(words) if kind == "code" else _text(words) for kind, words in pieces)
         yield f"<dt>{_text(label)}</dt><dd>{shown}</dd>"
     yield "</dl></header>"
-    steps = report["next_steps"] or ["Nothing: the remedy holds."]
+    steps = report["next_steps"] or ["Nothing: the remedy holds." if is_hang(report) else "Nothing: no hang was called."]
     yield f'<section class="next"><h2>What to do next</h2>{_list(steps)}</section>'
 
 
@@ -125,9 +141,9 @@ def _list_signals(signals: Mapping[str, Any]) -> Iterator[str]:
 def _list_evidence(report: Report) -> Iterator[str]:
     diagnosis = report["diagnosis"]
     yield _heading("Evidence")
-    lines = [f'{_text(one["statement"])} <span class="source">— {_text(one["source"])}</span>' for one in diagnosis["evidence"]]
-    lines += [f"<b>It would be wrong if:</b> {_text(diagnosis['refuted_by'])}"] if diagnosis["refuted_by"] else []
-    lines += [f"<b>Weighed and left:</b> {_text(one)}" for one in diagnosis["alternatives"]]
+    lines = [f'{_prose(one["statement"])} <span class="source">— {_text(one["source"])}</span>' for one in diagnosis["evidence"]]
+    lines += [f"<b>It would be wrong if:</b> {_prose(diagnosis['refuted_by'])}"] if diagnosis["refuted_by"] else []
+    lines += [f"<b>Weighed and left:</b> {_prose(one)}" for one in diagnosis["alternatives"]]
     lines += [f"<b>Missing:</b> {_text(one)}" for one in report["missing"]]
     items = "".join(f"<li>{line}</li>" for line in lines) or "<li>none supports any cause</li>"
     yield f'<div class="card"><ul class="plain">{items}</ul></div>'
@@ -136,7 +152,7 @@ def _list_evidence(report: Report) -> Iterator[str]:
 def _list_proof(steps: Sequence[str]) -> Iterator[str]:
     if steps:
         yield _heading("How it was proven")
-        yield f'<div class="card"><ol>{"".join(f"<li>{_text(step)}</li>" for step in steps)}</ol></div>'
+        yield f'<div class="card"><ol>{"".join(f"<li>{_prose(step)}</li>" for step in steps)}</ol></div>'
 
 
 def _list_remedies(remedies: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -157,8 +173,7 @@ def _list_stacks(report: Report) -> Iterator[str]:
     culprit = report["diagnosis"]["culprit"] or {}
     shown = [group for group in groups if not group["folded"]]
     folded = [group for group in groups if group["folded"]]
-    threads = sum(group["count"] for group in groups)
-    yield _heading(f"Stacks: {threads} threads in {len(groups)} groups")
+    yield _heading(tell_stacks(groups))
     for number, group in enumerate(shown):
         is_open = group["is_culprit"] or group["is_outlier"] or number == 0
         yield _render_group(group, culprit.get("frame"), is_open=is_open)
@@ -194,10 +209,13 @@ def _list_waits(report: Report) -> Iterator[str]:
         return
     yield _heading("Who waits for whom")
     picture = make_picture(report["waits"])
-    if picture.boxes:
-        idle = f" {picture.idle} idle or waiting by the clock are left out." if picture.idle else ""
-        more = f" {picture.left_out} more are in the table." if picture.left_out else ""
-        yield f'<div class="card">{render_picture(picture)}<p class="members">Dashed: may be the one.{idle}{more}</p></div>'
+    if picture.arrows:
+        notes = (
+            "Dashed: one of several." if any(not arrow.is_sure for arrow in picture.arrows) else "",
+            f"{picture.idle} idle or waiting by the clock are left out." if picture.idle else "",
+            f"{picture.left_out} more are in the table." if picture.left_out else "",
+        )
+        yield f'<div class="card wide">{render_picture(picture)}<p class="members">{" ".join(filter(None, notes))}</p></div>'
     yield _long_table(("Waits", "For"), rows, "waits")
 
 
@@ -207,20 +225,21 @@ def _list_processes(report: Report) -> Iterator[str]:
         return
     yield _heading("Processes")
     blamed = (report["diagnosis"]["culprit"] or {}).get("pid")
+    has_ranks = any(process["rank"] is not None for process in processes)
     rows = []
     for process in processes:
         command, state, wait = tell_process(process)
         depth = f'<span class="depth">{"│ " * min(process["depth"], 12)}</span>' if process["depth"] else ""
         cells = (
             f'<td class="mono">{depth}{_text(process["pid"])}</td>',
-            f'<td class="short">{_text("" if process["rank"] is None else process["rank"])}</td>',
+            *([f'<td class="short">{_text("" if process["rank"] is None else process["rank"])}</td>'] if has_ranks else []),
             f'<td class="short">{_text(state)}</td>',
             f"<td>{_text(wait)}</td>",
             f"<td>{_text(process['threads'])}</td>",
             f"<td>{_code(command[:300])}</td>",
         )
         rows.append(f"<tr{' class=blamed' if process['pid'] == blamed else ''}>{''.join(cells)}</tr>")
-    yield _long_table(("PID", "Rank", "State", "Waits", "Threads", "Command"), rows, "processes")
+    yield _long_table(("PID", *(["Rank"] if has_ranks else []), "State", "Waits", "Threads", "Command"), rows, "processes")
 
 
 def _long_table(head: Sequence[str], rows: Sequence[str], noun: str) -> str:
@@ -232,7 +251,7 @@ def _list_environment(report: Report) -> Iterator[str]:
     environment, reproduce = report["environment"], report["reproduce"]
     for title, values in (("Versions", environment["versions"]), ("Host", environment["host"])):
         if values:
-            yield _fold(f'<span class="who">{title}</span>', _pre(f"{name}: {value}" for name, value in sorted(values.items())))
+            yield _fold(f'<span class="who">{title}</span>', _pre(tell_machine(values)))
     lines = [f"{name}={value}" for name, value in environment["variables"].items()]
     left_out = [f"# {environment['variables_left_out']} other variables are left out"] if environment["variables_left_out"] else []
     yield _fold('<span class="who">Variables</span>', _pre([*lines, *left_out]))
@@ -258,7 +277,7 @@ def _badge(text: object, kind: str = "") -> str:
 
 
 def _list(items: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_text(item)}</li>" for item in items) + "</ul>"
+    return "<ul>" + "".join(f"<li>{_prose(item)}</li>" for item in items) + "</ul>"
 
 
 def _pre(lines: Iterable[str]) -> str:

@@ -10,19 +10,22 @@ from typing import Any
 
 from unsloth_watch.tell.devices import tabulate_devices
 from unsloth_watch.tell.graph import make_picture, tell_picture
-from unsloth_watch.tell.markup import code, escape, fence, flatten, flatten_lines, spare_mentions
+from unsloth_watch.tell.markup import code, escape, fence, flatten, flatten_lines, mark_code, spare_mentions
 from unsloth_watch.tell.moment import format_duration
 from unsloth_watch.tell.quantity import format_quantity
 from unsloth_watch.tell.story import (
     Report,
+    is_hang,
     list_columns,
     tell_facts,
     tell_frame,
     tell_group,
     tell_headline,
+    tell_machine,
     tell_marks,
     tell_members,
     tell_process,
+    tell_summary,
     tell_value,
     tell_waits,
 )
@@ -70,7 +73,7 @@ def _clip_front(text: str, part: str) -> str:
 def _list_lines(report: Report) -> Iterator[str]:
     yield f"# {escape(tell_headline(report))}"
     yield ""
-    yield f"> {escape(_clip(report['diagnosis']['summary'], 'summary'))}"
+    yield f"> {escape(_clip(tell_summary(report), 'summary'))}"
     yield ""
     yield "| | |"
     yield "|---|---|"
@@ -79,7 +82,8 @@ def _list_lines(report: Report) -> Iterator[str]:
         shown = ", ".join(code(words, is_cell=True) if kind == "code" else escape(words) for kind, words in clipped)
         yield f"| **{label}** | {shown} |"
     yield ""
-    yield "**Next:** " + (" · ".join(escape(step) for step in report["next_steps"]) or "nothing; the remedy holds.")
+    nothing = "nothing; the remedy holds." if is_hang(report) else "nothing; no hang was called."
+    yield "**Next:** " + (" · ".join(mark_code(step) for step in report["next_steps"]) or nothing)
     yield ""
     yield f"<sub>unsloth-watch, run {code(report['incident']['run'])}, incident {report['incident']['number']}</sub>"
     yield ""
@@ -255,7 +259,7 @@ def _list_environment(report: Report) -> Iterator[str]:
     environment = report["environment"]
     blocks = []
     for title, values in (("versions", environment["versions"]), ("host", environment["host"])):
-        blocks += [f"# {title}", *(f"{name}: {value}" for name, value in sorted(values.items()))] if values else []
+        blocks += [f"# {title}", *tell_machine(values)] if values else []
     if environment["variables"]:
         blocks += ["# variables", *(f"{name}={value}" for name, value in environment["variables"].items())]
     if environment["variables_left_out"]:

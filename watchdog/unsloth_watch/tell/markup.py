@@ -10,6 +10,13 @@ _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 _BREAKS_IN_LINE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
+_CODE = re.compile(
+    r"(?<!\S)(?:pip install(?: -\S+)* \S+|(?:kill|fuser|fsfreeze|nvidia-smi)(?: -\S+| \d+| \S*/\S*)+"
+    r"|--[a-z]\S*|\S*[_=<>/$*~`|{}\[\]\\]\S*)"
+)
+"""What in a sentence is to be copied rather than read: commands of our advice, long options, and words with signs of code."""
+
+
 def flatten(text: str) -> str:
     """Return text on one line: line ends, control characters and those that turn the direction of writing become a space."""
     return _BREAKS.sub(" ", text)
@@ -24,6 +31,21 @@ def escape(text: object) -> str:
     """Return foreign prose as one line that Markdown, HTML and GitHub's mentions leave alone."""
     plain = _SPECIAL.sub(_escape_sign, flatten(str(text)))
     return spare_mentions(plain)
+
+
+def mark_code(text: object) -> str:
+    """Return foreign prose as one line, with what is code in it as code, so that it can be copied as it is shown."""
+    plain = flatten(str(text))
+    parts: list[str] = []
+    copied = 0
+    for match in _CODE.finditer(plain):
+        words = match.group().rstrip(".,;:").lstrip("(")
+        if words.endswith(")") and words.count(")") > words.count("("):
+            words = words[:-1]
+        start = plain.index(words, match.start())
+        parts += [escape(plain[copied:start]), code(words)]
+        copied = start + len(words)
+    return "".join([*parts, escape(plain[copied:])])
 
 
 def spare_mentions(text: str) -> str:

@@ -7,9 +7,10 @@ places that say so (``--token X``, ``?key=``, ``Authorization:``). What a place 
 from __future__ import annotations
 
 import enum
+import os
 import re
 from _thread import RLock  # what ``threading.RLock`` is, without the import of threading on the launch path
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -76,6 +77,9 @@ _PLACE = "|".join([f"(?P<placeholder>{_PLACEHOLDER})", *(f"(?P<{name}>{place})" 
 HUNTED_LIMIT = 256
 """Secrets that are looked for everywhere; later ones are replaced where their place betrays them. A download log has thousands of
 signed addresses, and a pattern of thousands of words would take minutes on it."""
+KNOWN_LIMIT = 4096
+"""Secrets that are remembered: 4 MB of signed addresses. Later ones get a number that is made of the secret itself, with a key that
+nobody else has: the same secret is still the same placeholder, and takes no memory."""
 
 
 class Redactor:
@@ -83,12 +87,17 @@ class Redactor:
 
     Args:
         environment: The job's variables; values whose names say secret are looked for in every text.
+        taken: Placeholders that stand for other secrets already; numbers go on after theirs.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], taken: Iterable[str] = ()) -> None:
         self._placeholders: dict[str, str] = {}
         self._spellings: dict[str, str] = {}
         self._counts: dict[str, int] = {}
+        self._key = os.urandom(16)
+        for placeholder in taken:
+            kind, _, number = placeholder.strip("‹›").rpartition("-")
+            self._counts[kind] = max(self._counts.get(kind, 0), int(number))
         # The loop emits events while a thread writes a report: learning is locked, readers take the newest tuple and pattern.
         self._lock = RLock()
         self._hunted: tuple[str, ...] = ()
@@ -102,6 +111,12 @@ class Redactor:
     def known(self) -> int:
         """Number of secrets known by now: while it stands, a text that had none has none."""
         return len(self._placeholders)
+
+    @property
+    def hunted(self) -> dict[str, str]:
+        """The secrets that are looked for in every text, in all their spellings, with their placeholders."""
+        with self._lock:
+            return dict(self._spellings)
 
     def text(self, text: str) -> str:
         """Return ``text`` with every secret replaced."""
@@ -176,6 +191,8 @@ class Redactor:
             return self._placeholders[secret]
         if secret in self._spellings:  # another way to write a known one
             return self._placeholders.setdefault(secret, self._spellings[secret])
+        if len(self._placeholders) >= KNOWN_LIMIT:
+            return f"‹{kind}-{self._number(secret)}›"
         self._counts[kind] = self._counts.get(kind, 0) + 1
         placeholder = f"‹{kind}-{self._counts[kind]}›"
         self._placeholders[secret] = placeholder
@@ -184,6 +201,13 @@ class Redactor:
                 self._spellings.setdefault(spelling, placeholder)
             self._hunted = tuple(self._spellings)
         return placeholder
+
+    def _number(self, secret: str) -> int:
+        """Return a number of twelve digits: it cannot be one that was counted."""
+        from hashlib import blake2b  # noqa: PLC0415 - only for a log with thousands of secrets
+
+        digest = blake2b(secret.encode("utf-8", "surrogatepass"), key=self._key, digest_size=8).digest()
+        return 10**11 + int.from_bytes(digest, "big") % (9 * 10**11)
 
     def _compile(self, hunted: tuple[str, ...]) -> re.Pattern[str]:
         """Return the pattern of shapes and known secrets, compiled once for each state of knowledge."""

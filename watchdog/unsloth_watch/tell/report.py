@@ -8,6 +8,7 @@ from typing import Any
 
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Remedy
 from unsloth_watch.model.evidence import Evidence, ProcessEvidence
+from unsloth_watch.model.verdict import State
 from unsloth_watch.tell.groups import group_stacks
 from unsloth_watch.tell.incident import Incident, RemedyOutcome
 from unsloth_watch.tell.moment import format_timestamp
@@ -168,6 +169,8 @@ def _describe_change(remedy: Remedy) -> list[str]:
 
 
 def _list_next_steps(incident: Incident) -> list[str]:
+    if incident.verdict.state is not State.HUNG:  # evidence that was asked for: there is nothing to mend
+        return []
     remedies = [outcome.remedy for outcome in incident.outcomes] + list(incident.diagnosis.remedies)
     # What was done to the living job and helped is not to be done again by hand.
     done = {outcome.remedy.id for outcome in incident.outcomes if outcome.worked and outcome.remedy.kind == "live"}

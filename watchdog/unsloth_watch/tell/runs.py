@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from unsloth_watch.errors import WatchError
+from unsloth_watch.errors import CannotLookError
 from unsloth_watch.tell.directory import clean_name
 from unsloth_watch.tell.records import RunRecord, read_run
 
@@ -15,7 +15,7 @@ LATEST = "latest"
 _ID = re.compile(r"\d{8}T\d{6}Z-(?P<name>.+)-[0-9a-f]{4}")
 
 
-class NoSuchRunError(WatchError):
+class NoSuchRunError(CannotLookError):
     """No run, or more than one, is meant by a word."""
 
 

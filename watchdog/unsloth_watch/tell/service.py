@@ -106,7 +106,10 @@ class ServiceManager:
     def _send(self, text: str) -> None:
         if not self.is_present:
             return
-        channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+        try:
+            channel = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+        except OSError:  # no descriptor is left: what matters is sent again
+            return
         try:
             channel.sendto(text.encode("utf-8", "replace"), self._address)
         except OSError:

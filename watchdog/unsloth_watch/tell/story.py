@@ -27,9 +27,22 @@ STATES = {
 
 def tell_headline(report: Report) -> str:
     """Return the title: what hung, in the words of the diagnosis."""
-    if report["verdict"]["state"] != "hung":
-        return f"Evidence that was asked for ({report['verdict']['state']})"
+    if not is_hang(report):
+        return f"Evidence that was asked for; the job counts as {report['verdict']['state']}"
     return report["diagnosis"]["title"] or f"Hang: {report['diagnosis']['cause']}"
+
+
+def tell_summary(report: Report) -> str:
+    """Return the sentence below the title; where nothing was called a hang, a cause is only what the stacks would suggest."""
+    summary = str(report["diagnosis"]["summary"])
+    if is_hang(report):
+        return summary
+    return "No hang was called." + (f" What the stacks suggest by themselves, if it were one: {summary}" if summary else "")
+
+
+def is_hang(report: Report) -> bool:
+    """Whether the judge called it a hang, or only evidence was asked for."""
+    return bool(report["verdict"]["state"] == "hung")
 
 
 def tell_facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -37,12 +50,12 @@ def tell_facts(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     incident, verdict, diagnosis = report["incident"], report["verdict"], report["diagnosis"]
     facts = [
         (
-            "What hung",
+            "What hung" if is_hang(report) else "What runs",
             [("code", report["reproduce"]["command"]), ("text", f"attempt {incident['attempt']}, phase {incident['phase']}")],
         ),
         ("Where", _tell_culprit(diagnosis["culprit"])),
         ("Why", [("code", diagnosis["cause"]), ("text", tell_status(diagnosis))]),
-        ("Since", [("text", tell_since(verdict))]),
+        ("Since" if is_hang(report) else "Quiet since", [("text", tell_since(verdict))]),
         ("Last progress", [("text", tell_progress(verdict))]),
         ("How sure", [("text", tell_certainty(verdict))]),
         ("Done", [("text", "; ".join(tell_actions(report)) or "nothing yet")]),
@@ -170,7 +183,9 @@ def _tell_waiters(edges: Sequence[Mapping[str, Any]], ranks: Mapping[int, int | 
 def _tell_wait(edge: Mapping[str, Any]) -> str:
     pids = [pid for pid in edge["pids"] if f"PID {pid}" not in edge["for"]]
     shown = ", ".join(str(pid) for pid in pids[:8]) + (f" and {len(pids) - 8} more" if len(pids) > 8 else "")
-    return str(edge["for"]) + (f" → PID {shown}" if pids else "")
+    words = edge.get("words")
+    what = f"{words} ({edge['for']})" if words and words not in edge["for"] else str(edge["for"])
+    return what + (f" → PID {shown}" if pids else "")
 
 
 def tell_process(process: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -194,6 +209,16 @@ def tell_value(name: str, value: object) -> str:
     return str(value)
 
 
+def tell_machine(values: Mapping[str, str]) -> list[str]:
+    """Return lines of versions or of the host, sorted; sizes of memory with their unit."""
+    return [f"{name}: {_tell_size(name, value)}" for name, value in sorted(values.items())]
+
+
+def _tell_size(name: str, value: str) -> str:
+    is_size = name.startswith(("memory_", "shm_", "swap_", "cgroup_memory_")) and value.isdecimal()
+    return format_quantity(int(value), "B") if is_size else value
+
+
 def list_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of a table that hold anything."""
     return [name for name in rows[0] if any(row.get(name) not in (None, "", [], ()) for row in rows)]
@@ -207,6 +232,12 @@ def list_sections(report: Report) -> Sequence[tuple[str, Sequence[Mapping[str, A
         ("File locks", report["locks"]),
         ("Earlier", report["previous"]),
     ]
+
+
+def tell_stacks(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return the title above the stacks: how many there are."""
+    threads = sum(group["count"] for group in groups)
+    return f"Stacks: {_count(threads, 'thread', 'threads')} in {_count(len(groups), 'group', 'groups')}"
 
 
 def _count(number: int, one: str, many: str) -> str:

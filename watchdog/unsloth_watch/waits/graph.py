@@ -36,9 +36,11 @@ class Graph:
         self.edges: dict[Key, tuple[Edge, ...]] = {key: tuple(find_edges(key, self)) for key in self.wants}
 
     def main_of(self, pid: int) -> Key | None:
-        """Return the main thread of a process."""
+        """Return the main thread of a process; another one where that has ended and left the process to the others."""
         process = self.scene.processes.get(pid)
         main = process.main_thread if process is not None else None
+        if process is not None and main is not None and main.state in ("Z", "X"):
+            main = next((thread for thread in process.threads if thread.state not in ("Z", "X")), main)
         return (pid, main.tid) if main is not None else None
 
     def children_of(self, pid: int) -> list[int]:
@@ -47,11 +49,12 @@ class Graph:
         return [process.ref.pid for process in sorted(found, key=lambda one: (one.ref.start_ticks, one.ref.pid))]
 
     def busy_of(self, pid: int, but: Key) -> list[Key]:
-        """Return the threads of a process, other than one, that have something to do and a Python stack."""
+        """Return the threads of a process, other than one, that have something to do, and a Python stack where it runs Python."""
+        is_python = self.scene.processes[pid].python_version is not None
         return [
             key
             for key in self.scene.threads_of(pid)
-            if key != but and self.scene.threads[key].frames and self.wants[key].aim not in RESTING
+            if key != but and (self.scene.threads[key].frames or not is_python) and self.wants[key].aim not in RESTING
         ]
 
     def parent_of(self, pid: int) -> ProcessEvidence | None:

@@ -1,8 +1,8 @@
 """Loops of well-known libraries that wake by the clock, find nothing, and go back to sleep for ever: data, seen in real programs.
 
 Only such loops may stand in a proof: any other timed wait may be followed by work. ``MONITOR`` loops look at something, or serve
-whoever asks them, and never wake anybody by themselves; ``POLL`` loops wait for their descriptors or their process's memory,
-``CHILDREN`` loops for their children, as if they had no timeout.
+whoever asks them, and never wake anybody by themselves; ``POLL`` and ``WORKER`` loops wait for their descriptors or their process's
+memory, ``CHILDREN`` loops for their children, as if they had no timeout.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ class Loop(str, enum.Enum):
 
     MONITOR = "monitor"
     SERVER = "server"
-    """It serves whoever has a manager's key, perhaps on another machine: harmless only where a CHILDREN loop keeps the manager."""
+    """It serves whoever has a manager's key, perhaps on another machine: harmless only where a CHILDREN loop keeps the manager.
+    ``manager`` says which other ones are the job's own."""
     POLL = "poll"
+    WORKER = "worker"
+    """As POLL, with a time-out of the library's own that always leads back: nobody may choose another."""
     CHILDREN = "children"
     DEVICE = "device"
     """It polls a GPU: harmless only while the device is known to be idle."""
 
+
+POLLING = (Loop.POLL, Loop.WORKER)
+"""Loops that wait for their descriptors or their process's memory."""
 
 LOOPS: tuple[tuple[str, str, Loop], ...] = (
     # tqdm: looks every 10 s whether a bar needs a redraw.
@@ -47,8 +53,8 @@ LOOPS: tuple[tuple[str, str, Loop], ...] = (
     ("torch/_inductor/compile_worker/utils.py", "run", Loop.MONITOR),
     # torch DataLoader: get with a timeout of 5 s, then a look whether the workers live, and again (torch 2.0–2.13).
     ("torch/utils/data/dataloader.py", "_try_get_data", Loop.POLL),
-    ("torch/utils/data/_utils/worker.py", "_worker_loop", Loop.POLL),
-    ("torch/utils/data/_utils/pin_memory.py", "do_one_step", Loop.POLL),
+    ("torch/utils/data/_utils/worker.py", "_worker_loop", Loop.WORKER),
+    ("torch/utils/data/_utils/pin_memory.py", "do_one_step", Loop.WORKER),
     # datasets and torchrun: poll their worker processes several times a second.
     ("datasets/utils/py_utils.py", "iflatmap_unordered", Loop.CHILDREN),
     ("torch/distributed/elastic/agent/server/api.py", "_invoke_run", Loop.CHILDREN),
@@ -65,8 +71,6 @@ WAITING_FILES = (
 )
 """Files of the frames that may lie between a known loop and the system call: they only wait. Anything else there (a bar being
 drawn, a metric being read) may hold a lock, and then the loop is no longer harmless."""
-PERIOD_S = 5.0
-"""Longest period of the POLL and CHILDREN loops, seconds (torch's ``MP_STATUS_CHECK_INTERVAL``)."""
 
 DEVICE_THREADS = ("cuda-EvtHandlr", "cuda-EvtHandle", "nv_queue", "pt_nccl_watchdg", "pt_nccl_heartbt")
 """Kernel names of threads that poll a GPU's events, every 100 ms."""

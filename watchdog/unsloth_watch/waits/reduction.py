@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from unsloth_watch.model.evidence import Evidence, ProcessEvidence, ThreadEvidence
-from unsloth_watch.waits.scene import KERNEL_OBJECTS, Scene, find_peer, has_gpu
-from unsloth_watch.waits.wait import Class, identify
+from unsloth_watch.waits.ends import find_peer
+from unsloth_watch.waits.scene import KERNEL_OBJECTS, Scene, has_gpu
+from unsloth_watch.waits.wait import Class, find_outer_loop, identify
 
 _FRAMES = 3
 """Frames kept of a thread whose stack decides nothing."""
@@ -56,12 +57,13 @@ def _reduce_process(process: ProcessEvidence, wanted: set[str], scene: Scene) ->
 
 def _reduce_thread(thread: ThreadEvidence, process: ProcessEvidence, scene: Scene) -> ThreadEvidence:
     wait = scene.waits[process.ref.pid, thread.tid]
-    has_clock = wait.kind is Class.TIMED or wait.loop is not None
+    has_clock = wait.kind in (Class.TIMED, Class.INTERPRETER) or wait.loop is not None or find_outer_loop(thread) is not None
     return ThreadEvidence(
         tid=thread.tid,
         name=thread.name,
         is_main=thread.is_main,
         frames=thread.frames if has_clock else thread.frames[:_FRAMES],
+        has_gil=thread.has_gil or None,
         state=thread.state,
         syscall_args=thread.syscall_args,
         wait_channel=thread.wait_channel,
@@ -72,4 +74,6 @@ def _reduce_thread(thread: ThreadEvidence, process: ProcessEvidence, scene: Scen
         wait_fds=thread.wait_fds,
         futex=thread.futex,
         is_pulse=thread.is_pulse,
+        awaits_gil=thread.awaits_gil,
+        has_socket_timeout=thread.has_socket_timeout,
     )

@@ -5,18 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from unsloth_watch.model.evidence import ProcessEvidence
+from unsloth_watch.waits.ends import find_wakers, tell_wait
 from unsloth_watch.waits.loops import Loop
 from unsloth_watch.waits.scene import (
+    AT_REST,
     KERNEL_OBJECTS,
     Doubt,
     Key,
     Scene,
-    find_wakers,
     has_ended,
     has_gpu,
     is_harmless,
     is_helper,
-    tell_wait,
 )
 from unsloth_watch.waits.wait import Class, identify
 
@@ -30,7 +30,6 @@ _HARMLESS_HANDLERS = (
     *(_SIGTSTP, _SIGTTIN, _SIGTTOU, _SIGWINCH, _SIGCHLD, _SIGCANCEL, _SIGSETXID),
 )
 _HARMLESS = sum(1 << number - 1 for number in _HARMLESS_HANDLERS)
-_AT_REST = (Class.MEMORY, Class.CHANNEL, Class.CHILD, Class.LOCK, Class.STOPPED)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -86,7 +85,7 @@ def trace(scene: Scene) -> Trace | Doubt:
         return clocked
     return Trace(
         tuple(steps),
-        loops=tuple(key for key in seen if scene.waits[key].loop in (Loop.POLL, Loop.CHILDREN)),
+        loops=tuple(key for key in seen if scene.waits[key].loop in (Loop.POLL, Loop.WORKER, Loop.CHILDREN)),
         clocked=clocked,
         is_stopped=any(scene.waits[key].kind is Class.STOPPED for key in seen),
         asked=tuple(scene.asked),
@@ -183,8 +182,10 @@ def _find_clocked(seen: dict[Key, None], scene: Scene) -> tuple[Key, ...] | Doub
     """Return the other threads that wake by the clock; a Doubt where one may do anything.
 
     They share nothing with those who wait, but whoever lives may send a signal: a shell that sleeps and then kills is a timeout of
-    the job's own. Only one who keeps going back to the same place is left out, and only where no signal could continue or call upon
-    anybody; the same goes for one who listens to somebody outside.
+    the job's own, and so is a process that looks at its clock twice a second until the time is up. SIGKILL asks for no handler, and
+    the end of somebody else than the command is what the command may wait for. So one who goes on by the clock is left out only
+    where its own source says that it sleeps and tells for ever, or where a signal could do no more than end the command. One who
+    listens to somebody outside counts where a signal could continue or call upon anybody.
     """
     others = [
         key
@@ -195,16 +196,28 @@ def _find_clocked(seen: dict[Key, None], scene: Scene) -> tuple[Key, ...] | Doub
     clocked = []
     for key in others:
         wait = scene.waits[key]
-        if wait.kind in _AT_REST:
+        if wait.kind in AT_REST:
             continue
         if wait.kind is not Class.TIMED or not scene.threads[key].frames:
             return Doubt(f"PID {key[0]} thread {scene.threads[key].name}, of the same job: {wait.why}")
         clocked.append(key)
     is_stopped = any(scene.waits[key].kind is Class.STOPPED for key in seen)
     is_endable = any((scene.processes[pid].signals_caught or 0) >> _SIGTERM - 1 & 1 for pid, _ in seen)
+    is_awaited = any(scene.survey.root is not None and pid != scene.survey.root.pid for pid, _ in seen)
+    # ``except KeyboardInterrupt`` cannot be told from Python's own handler, and may be how the job is meant to end.
+    is_interruptible = any((scene.processes[pid].signals_caught or 0) >> _SIGINT - 1 & 1 for pid, _ in seen)
+    may_signal = [key for key in clocked if is_stopped or is_endable or not scene.threads[key].is_pulse]
+    may_signal += (key for key in others if _has_clock(key, scene))
     if is_stopped or is_endable:
-        listening = (key for key in others if scene.waits[key].kind is Class.CHANNEL and isinstance(find_wakers(key, scene), Doubt))
-        waker = next(iter((*clocked, *listening)), None)
-        if waker is not None:
-            return Doubt(f"{_name(waker, scene)} lives, and may send the signal that ends or continues somebody")
+        channels = (key for key in others if scene.waits[key].kind is Class.CHANNEL)
+        may_signal += (key for key in channels if isinstance(find_wakers(key, scene), Doubt))
+    if may_signal and (is_stopped or is_endable or is_awaited or is_interruptible):
+        return Doubt(f"{_name(may_signal[0], scene)} lives, and may send the signal that ends or continues somebody")
     return tuple(clocked)
+
+
+def _has_clock(key: Key, scene: Scene) -> bool:
+    """Whether a thread that rests may be called by a clock: a timerfd, or a timer or alarm with a handler of its process."""
+    process = scene.processes[key[0]]
+    handled = (process.signals_caught or 0) & ~_HARMLESS
+    return bool(handled) or process.has_timers is True or any("timerfd" in target for target in scene.waits[key].targets)

@@ -7,13 +7,16 @@ import enum
 import msgspec
 
 from unsloth_watch.model.evidence import Descriptor, ProcessEvidence, ThreadEvidence
-from unsloth_watch.waits.loops import LOOPS, WAITING_FILES, Loop
+from unsloth_watch.waits.loops import LOOPS, POLLING, WAITING_FILES, Loop
 
 _READS = frozenset({"read", "readv", "pread64", "preadv", "recvfrom", "recvmsg", "recvmmsg", "accept", "accept4"})
 _WRITES = frozenset({"write", "writev", "pwrite64", "pwritev", "sendto", "sendmsg", "sendmmsg"})
 _POLLS = frozenset({"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait", "epoll_pwait2"})
 _CHILDREN = frozenset({"wait4", "waitid"})
 _EPOLLS = frozenset({"epoll_wait", "epoll_pwait", "epoll_pwait2"})
+_VFORKS = frozenset({"vfork", "clone", "clone3"})
+_VFORK_CHANNELS = frozenset({"kernel_clone", "_do_fork", "wait_for_vfork_done"})
+# Where vfork(2) waits until its child calls exec or ends, uninterruptible but for SIGKILL; _do_fork before Linux 5.10.
 _SETLKW = (7, 38)  # F_SETLKW and F_OFD_SETLKW
 _NO_WAIT = ("freez", "signal_stop", "ptrace", "seccomp")
 # Kernel functions that hold a thread whatever call it was in: cgroup freezer, job control, tracers, supervisors of system calls.
@@ -27,6 +30,8 @@ class Class(str, enum.Enum):
     """It runs, or may run at any moment."""
     TIMED = "timed"
     """It wakes by itself."""
+    INTERPRETER = "interpreter"
+    """The interpreter lock: it wakes every 5 ms and asks again, and goes on when whoever holds it lets go."""
     MEMORY = "memory"
     """A futex without a timeout: only somebody who shares the memory can wake it."""
     CHANNEL = "channel"
@@ -73,6 +78,8 @@ def classify(thread: ThreadEvidence, process: ProcessEvidence) -> Wait:  # noqa:
         return Wait(Class.RUNNING, "it runs")
     if thread.state == "T" and not process.tracer_pid:
         return Wait(Class.STOPPED, "it was stopped by a signal")
+    if thread.state == "D" and thread.call in _VFORKS and thread.wait_channel in _VFORK_CHANNELS:
+        return Wait(Class.CHILD, phrase)
     if thread.state in ("D", "T", "t"):
         return Wait(Class.OUTSIDE, f"state {thread.state}, {thread.wait_channel or 'unknown channel'}")
     if any(sign in (thread.wait_channel or "") for sign in _NO_WAIT):
@@ -81,7 +88,9 @@ def classify(thread: ThreadEvidence, process: ProcessEvidence) -> Wait:  # noqa:
         return Wait(Class.UNKNOWN, phrase)
     loop = find_loop(thread)
     wait = _classify_call(thread, process, phrase)
-    if loop is not None and (wait.kind is Class.TIMED or loop is not Loop.POLL):
+    if wait.kind is Class.INTERPRETER:
+        return wait  # a loop that waits for this does not look after anything
+    if loop is not None and (wait.kind is Class.TIMED or loop not in POLLING):
         # A known loop that goes back after every time-out waits as if it had none.
         return msgspec.structs.replace(wait, loop=loop)
     return wait
@@ -108,6 +117,15 @@ def find_loop_depth(thread: ThreadEvidence) -> int | None:
     return None
 
 
+def find_outer_loop(thread: ThreadEvidence) -> int | None:
+    """Return the place of a known loop's frame in a stack, whatever is done inside of it; None where there is none."""
+    for depth, frame in enumerate(thread.frames):
+        name = frame.function.rsplit(".", 1)[-1]
+        if any(function == name and frame.file.endswith(file) for file, function, _ in LOOPS):
+            return depth
+    return None
+
+
 def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str) -> Wait:  # noqa: PLR0911 - one return a class reads best
     call, args = thread.call, (*thread.syscall_args, 0, 0, 0, 0, 0, 0)
     fds = thread.wait_fds[1:] if call in _EPOLLS else thread.wait_fds  # the first is the set itself
@@ -117,8 +135,12 @@ def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str
     if call == "futex":
         if args[1] & 0x7F not in _FUTEX_COMMANDS:
             return Wait(Class.UNKNOWN, phrase)
+        if thread.awaits_gil:
+            return Wait(Class.INTERPRETER, "asks for the interpreter lock every 5 ms")
         kind = Class.TIMED if args[3] else Class.MEMORY
         return Wait(kind, phrase, memory=thread.futex or "")
+    if thread.has_socket_timeout:
+        return Wait(Class.TIMED, f"{phrase}, with a time-out of the socket", targets, is_write=call in _WRITES)
     if call in _READS or call in _WRITES:
         return Wait(Class.CHANNEL, phrase, targets, is_write=call in _WRITES)
     if call in _POLLS:
@@ -131,6 +153,20 @@ def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str
     if call in ("nanosleep", "clock_nanosleep"):
         return Wait(Class.TIMED, phrase)
     return Wait(Class.OUTSIDE, phrase)
+
+
+def find_joined(thread: ThreadEvidence, process: ProcessEvidence) -> ThreadEvidence | None:
+    """Return the thread whose end a thread waits for; None for any other wait.
+
+    pthread_join(3) of glibc waits while a word of its thread, which the kernel clears at the thread's end, still holds its id: a
+    futex that is not private by its flag (the kernel's own wake-up is not), in memory that nobody shares.
+    """
+    args = (*thread.syscall_args, 0, 0, 0, 0)
+    # FUTEX_WAIT or FUTEX_WAIT_BITSET, without FUTEX_PRIVATE_FLAG, and without a timeout.
+    is_join = args[1] & 0x7F in (0, 9) and not args[1] & 0x80 and args[3] == 0 and thread.futex is None
+    if thread.call != "futex" or not is_join:
+        return None
+    return next((other for other in process.threads if other.tid == args[2] & 0xFFFFFFFF and other is not thread), None)
 
 
 def identify(descriptor: Descriptor) -> str:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from unsloth_watch.model.evidence import ThreadEvidence
 from unsloth_watch.waits.edge import RESTING, Edge
+from unsloth_watch.waits.ends import find_peer, find_wakers
 from unsloth_watch.waits.place import is_place, own_frames
-from unsloth_watch.waits.scene import Doubt, Key, find_wakers
+from unsloth_watch.waits.scene import Doubt, Key
 from unsloth_watch.waits.wait import Class
-from unsloth_watch.waits.want import Aim, Want, list_held
+from unsloth_watch.waits.want import Aim, Want, list_held, read_lock_name
 
 if TYPE_CHECKING:
     from unsloth_watch.waits.graph import Graph
@@ -23,6 +24,8 @@ NOBODY = "nobody else has the other end"
 def find_edges(key: Key, graph: Graph) -> Iterator[Edge]:
     """Yield the edges of a thread; one without a waker where nobody alive could end its wait."""
     want = graph.wants[key]
+    # A join with a timeout that is called again and again is about that thread, or child, all the same.
+    aim = want.asked if want.asked in (Aim.THREAD, Aim.CHILD) else want.aim
     find = {
         Aim.LOCK: _find_holders,
         Aim.SHARED_LOCK: _find_sharers,
@@ -40,7 +43,7 @@ def find_edges(key: Key, graph: Graph) -> Iterator[Edge]:
         Aim.FILE_LOCK: _find_wakers,
         Aim.GIL: _find_interpreter,
         Aim.UNKNOWN: _find_signallers if want.address is not None else None,
-    }.get(want.aim)
+    }.get(aim)
     return find(key, want, graph) if find is not None else iter(())
 
 
@@ -99,10 +102,7 @@ def _find_interpreter(key: Key, want: Want, graph: Graph) -> Iterator[Edge]:
 
 def _find_sharers(key: Key, want: Want, graph: Graph) -> Iterator[Edge]:
     """Yield who holds a lock of ``multiprocessing``: by its expression, in any process of the job."""
-    thread = graph.scene.threads[key]
-    own = {line.depth: line for line in thread.lines}
-    asked = next((own[depth].text for depth, frame in own_frames(thread.frames) if depth in own and "with " in own[depth].text), "")
-    name = asked.removeprefix("async ").removeprefix("with ").rstrip(":").strip()
+    name, _ = read_lock_name(graph.scene.threads[key])
     found = False
     for other, one in graph.scene.threads.items():
         for _, held, line in list_held(one):
@@ -115,7 +115,7 @@ def _find_sharers(key: Key, want: Want, graph: Graph) -> Iterator[Edge]:
 
 def _find_signallers(key: Key, want: Want, graph: Graph) -> Iterator[Edge]:
     """Yield who may signal: the other threads of the process that have something to do and are not in the same wait."""
-    others = [other for other in graph.busy_of(key[0], key) if graph.wants[other].frame != want.frame]
+    others = [other for other in graph.busy_of(key[0], key) if want.frame is None or graph.wants[other].frame != want.frame]
     if is_shared(graph.scene.threads[key]):
         others += [
             main
@@ -158,6 +158,9 @@ def _find_performers(key: Key, want: Want, graph: Graph) -> Iterator[Edge]:
 
 
 def _find_joined(key: Key, want: Want, graph: Graph) -> Iterator[Edge]:
+    if want.tid is not None:
+        yield Edge(key, (key[0], want.tid), "", "has not ended", "/proc/PID/task/TID/syscall")
+        return
     main = graph.main_of(key[0])
     others = [other for other in graph.busy_of(key[0], key) if other != main] or [
         other for other in graph.scene.threads_of(key[0]) if other not in (key, main) and graph.scene.threads[other].frames
@@ -237,15 +240,39 @@ def _find_wakers(key: Key, want: Want, graph: Graph) -> Iterator[Edge]:
     pids = list(dict.fromkeys(pid for pid, _ in found[1]))
     # A pipe within the job has its reader's own copy of the other end open, too: others come first.
     others = [pid for pid in pids if pid != key[0]]
+    if not others and _holds_itself(key, graph):
+        yield Edge(key, key, thing, "holds the lock itself, through another descriptor", "/proc/locks")
+        return
     if not others and pids:
         for other in graph.busy_of(key[0], key):
             yield Edge(key, other, thing, "is of the only process that has the other end", "/proc/PID/fd", is_sure=False)
-    ends = [end for pid in others for end in _list_ends(pid, key, graph)]
+    ends = _list_listening(key, others, graph) or [end for pid in others for end in _list_ends(pid, key, graph)]
     for end in sorted(ends, key=lambda end: graph.wants[end].aim in RESTING):
         verb = "holds the lock" if want.aim is Aim.FILE_LOCK else "has the other end"
         yield Edge(key, end, thing, verb, "/proc/locks" if want.aim is Aim.FILE_LOCK else "/proc/PID/fd", len(ends) == 1)
     if not ends:
         yield Edge(key, None, thing, NOBODY, "/proc/PID/fd", is_sure=not graph.scene.survey.unseen)
+
+
+def _list_listening(key: Key, pids: list[int], graph: Graph) -> list[Key]:
+    """Return the threads that wait for bytes of a connection at its other end: each waits for the other to speak.
+
+    In a server with a thread for every client it is that one, and not those that wait for other clients.
+    """
+    connections = [
+        descriptor.connection
+        for descriptor in graph.scene.processes[key[0]].descriptors or ()
+        if descriptor.connection is not None and descriptor.target in graph.scene.waits[key].targets
+    ]
+    there = {find_peer(connection, graph.scene) for connection in connections} - {None}
+    return [other for pid in pids for other in graph.scene.threads_of(pid) if there & set(graph.scene.waits[other].targets)]
+
+
+def _holds_itself(key: Key, graph: Graph) -> bool:
+    """Whether a thread waits for a file lock of its own: those of flock(2) belong to the descriptor, not to the process."""
+    is_alone = len(graph.scene.threads_of(key[0])) == 1
+    targets = graph.scene.waits[key].targets if graph.wants[key].aim is Aim.FILE_LOCK else ()
+    return is_alone and any(lock.pid == key[0] and lock.path in targets and not lock.is_waiter for lock in graph.scene.survey.locks)
 
 
 def _list_ends(pid: int, key: Key, graph: Graph) -> list[Key]:

@@ -13,7 +13,8 @@ from unsloth_watch.model.evidence import Frame, ProcessEvidence, SourceLine, Thr
 from unsloth_watch.waits.functions import BETWEEN, FUNCTIONS, TASKS
 from unsloth_watch.waits.loops import DEVICE_THREADS, IDLE_THREADS, Loop
 from unsloth_watch.waits.place import find_user_frame, is_forked, is_place, is_proxy, own_frames, plain_name
-from unsloth_watch.waits.wait import Class, classify, find_loop
+from unsloth_watch.waits.scene import has_ended
+from unsloth_watch.waits.wait import Class, classify, find_joined, find_loop
 
 
 class Aim(str, enum.Enum):
@@ -79,6 +80,8 @@ class Want(msgspec.Struct, frozen=True):
         frame: Where the user's code waits, else the innermost Python frame; None without a Python stack.
         file: File of the lock's expression; empty where the name is none.
         address: Address of the futex; None for other waits.
+        asked: What it asks for where it goes on by the clock: the end of a thread, say; None for what is not known.
+        tid: The thread whose end it waits for, where the wait itself names it.
     """
 
     aim: Aim
@@ -87,6 +90,8 @@ class Want(msgspec.Struct, frozen=True):
     frame: Frame | None = None
     file: str = ""
     address: int | None = None
+    asked: Aim | None = None
+    tid: int | None = None
 
 
 _FIFO_CHANNEL = "wait_for_partner"  # the kernel's function in which open(2) of a FIFO waits
@@ -104,6 +109,7 @@ _NATIVE_LOCKS = (
     ("_queue_SimpleQueue_get", Aim.QUEUE),
     ("_multiprocessing_SemLock", Aim.SHARED_LOCK),
 )
+NATIVE_WORDS = "waits in native code for another thread (a condition, a semaphore, a barrier or a lock)"
 _FUTEX_WORDS = {
     Aim.LOCK: "waits for a lock",
     Aim.SHARED_LOCK: "waits for a lock that several processes share",
@@ -111,6 +117,7 @@ _FUTEX_WORDS = {
     Aim.OPENMP: "waits for the other threads of its OpenMP team",
     Aim.QUEUE: "waits for an item of a queue",
     Aim.IDLE: "waits in native code",
+    Aim.UNKNOWN: NATIVE_WORDS,
 }
 _OPENMP = re.compile(r"/lib(?:gomp|iomp5|omp)\b[^/]*\.so")
 _ACQUIRES = ("acquire", "__enter__")
@@ -124,14 +131,18 @@ def read_want(thread: ThreadEvidence, process: ProcessEvidence) -> Want:
     frame = user[1] if user else None
     loop = find_loop(thread)
     simple = (
-        (process.state in ("Z", "X") or thread.state in ("Z", "X"), Aim.ENDED, "has ended"),
+        (thread.state in ("Z", "X") or has_ended(process), Aim.ENDED, "has ended"),
         (thread.state in ("T", "t"), Aim.STOPPED, "is stopped"),
         (
             loop is Loop.MONITOR or (thread.name in IDLE_THREADS + DEVICE_THREADS and not thread.frames),
             Aim.IDLE,
             "looks after something by the clock",
         ),
-        (_waits_for_interpreter(thread, process), Aim.GIL, "waits for the interpreter lock"),
+        (
+            wait.kind is Class.INTERPRETER or _waits_for_interpreter(thread, process),
+            Aim.GIL,
+            "waits for the interpreter lock",
+        ),
     )
     for is_so, aim, words in simple:
         if is_so:
@@ -147,7 +158,10 @@ def read_want(thread: ThreadEvidence, process: ProcessEvidence) -> Want:
         if aim is Aim.IDLE and name.endswith("serve_client") and wait.kind is Class.MEMORY:  # a manager at work for a client
             return _read_call(thread, wait.kind, frame, address, wait.why)
         is_poll = is_timed and aim in (Aim.EVENT, Aim.QUEUE, Aim.CHANNEL, Aim.FUTURE, Aim.THREAD, Aim.CHILD) and loop is None
-        return Want(Aim.TIMED if is_poll else aim, words, name, frame, address=address)
+        return Want(Aim.TIMED if is_poll else aim, words, name, frame, address=address, asked=aim if is_poll else None)
+    joined = find_joined(thread, process)
+    if joined is not None:
+        return Want(Aim.THREAD, f"waits for thread {joined.name} to end", frame=frame, tid=joined.tid)
     return _read_call(thread, wait.kind, frame, address, wait.why)
 
 
@@ -201,7 +215,7 @@ def _read_futex(thread: ThreadEvidence, frame: Frame | None, address: int | None
         aim = Aim.LOCK
     elif aim is None:
         aim = Aim.IDLE if not thread.frames and not thread.is_main else Aim.UNKNOWN
-    words = f"waits for the lock '{name}'" if aim is Aim.LOCK and name else _FUTEX_WORDS.get(aim, "waits for something in memory")
+    words = f"waits for the lock '{name}'" if aim is Aim.LOCK and name else _FUTEX_WORDS[aim]
     return Want(aim, words, name if aim is Aim.LOCK else "", frame, file if aim is Aim.LOCK else "", address)
 
 

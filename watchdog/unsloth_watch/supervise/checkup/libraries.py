@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -63,6 +63,11 @@ def check_command(scene: Scene) -> Iterator[Finding]:
             "command", scene.command[0], Level.ERROR, "not found, or not executable", "nothing would be started",
             "give its path, or activate its environment",
         )  # fmt: skip
+    script = _find_script(scene.command)
+    if script is not None and not os.path.exists(os.path.join(scene.cwd, script)):
+        yield Finding(
+            "command", script, Level.ERROR, "no such file", "Python would end with status 2", "check the path, or change directory"
+        )
     python = scene.interpreter
     if python is None:
         yield Finding("command", "Python", Level.NOTE, "the command starts no Python that could be known")
@@ -74,6 +79,21 @@ def check_command(scene: Scene) -> Iterator[Finding]:
     else:
         level = Level.FINE if is_within(python.version, ">=3.10") else Level.NOTE
         yield Finding("command", "Python", level, f"{python.version} at {python.path}", source=python.source)
+
+
+def _find_script(command: Sequence[str]) -> str | None:
+    """Return the script that ``python [OPTIONS] SCRIPT`` runs; None where it is another command, or a module or program text."""
+    if not command or not os.path.basename(command[0]).startswith("python"):
+        return None
+    words = iter(command[1:])
+    for word in words:
+        if word in ("-W", "-X"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+        elif word == "-" or set(word) & {"c", "m"}:  # standard input, -c TEXT, -m MODULE, also behind other letters
+            return None
+    return None
 
 
 def check_libraries(scene: Scene) -> Iterator[Finding]:

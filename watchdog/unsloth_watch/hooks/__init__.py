@@ -1,1 +1,0 @@
-"""The optional part inside the user's process. Standard library only."""
