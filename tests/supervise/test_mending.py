@@ -112,7 +112,7 @@ def test_a_forgotten_pipe_gets_room_and_its_reader_every_byte(watched: Watched) 
         print("whole", flush=True)
         """
     )
-    status, out, err = watched.run(sys.executable, script, options=QUICK)
+    status, out, err = watched.run(sys.executable, script, options=(*QUICK, "--stall-timeout", "6s"))
     assert status == 0, err
     assert out.endswith(b"whole\n")
     (applied,) = watched.events("remedy.applied")
