@@ -198,7 +198,7 @@ def test_the_entries_about_installed_libraries_name_functions_that_are_there():
         for function in entry.functions:
             assert any(f"def {function}(" in source for source in sources), f"{entry.id}: no function {function} in {entry.module}"
         checked += 1
-    if not roots:
+    if not any(Path(locate("modern")).glob("lib/python*/site-packages")):  # ``base`` alone, which the demo builds, has but a few
         pytest.skip("the environment with the real libraries is not built; scripts/environments.py modern builds it")
     assert checked >= 10
 
