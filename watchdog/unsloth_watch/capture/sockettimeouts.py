@@ -25,10 +25,10 @@ _TIMEVAL = struct.Struct("@ll")
 
 def mark_timeouts(survey: Evidence) -> Evidence:
     """Return the survey with the threads marked that wait on a socket with a time-out; what cannot be asked counts as none."""
-    argument = trace(Scene(survey, is_gpu_idle=True, is_strict=True))
+    scene = Scene(survey, is_gpu_idle=True, is_strict=True)
+    argument = trace(scene)
     if isinstance(argument, Doubt):
         return survey
-    scene = Scene(survey, is_gpu_idle=True)
     patient = {step.key for step in argument.steps if _is_patient(step.key, scene)}
     return msgspec.structs.replace(survey, processes=tuple(_mark(one, patient) for one in survey.processes)) if patient else survey
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from unsloth_watch.cli.arguments import Parser
 from unsloth_watch.cli.order import write_json
 from unsloth_watch.cli.show import describe_end, read_live
-from unsloth_watch.cli.words import parse_age
+from unsloth_watch.cli.words import parse_age, parse_count
 from unsloth_watch.errors import WatchError
 from unsloth_watch.model.live import LiveState
 from unsloth_watch.supervise import clock
@@ -40,7 +40,7 @@ def main(words: Sequence[str]) -> int:
         "--older-than", type=parse_age, metavar="DURATION", help=f"runs without a record for so long (default {_OLD_S / 86400:g}d)"
     )
     pruning.add_argument(
-        "--keep", type=_count, metavar="N", help=f"so many of the newest stay, and so many with an incident (default {_KEPT})"
+        "--keep", type=parse_count, metavar="N", help=f"so many of the newest stay, and so many with an incident (default {_KEPT})"
     )
     pruning.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
     options = parser.parse_args(words)
@@ -71,12 +71,6 @@ def _look(run: KnownRun) -> tuple[LiveState | None, str]:
     except WatchError as error:
         return None, str(error)
     return live, describe_end(run, live)
-
-
-def _count(word: str) -> int:
-    if not word.isdigit():
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number of runs")
-    return int(word)
 
 
 def _prune(options: argparse.Namespace) -> int:

@@ -16,7 +16,16 @@ def parse_age(word: str) -> float:
 
 
 def parse_number(word: str) -> int:
-    """Return a whole number of at least 1, for an option that counts."""
-    if not (word.isascii() and word.isdigit()) or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least 1")
+    """Return a whole number of at least 1, for an option that names one of several."""
+    return _parse_whole(word, 1)
+
+
+def parse_count(word: str) -> int:
+    """Return a whole number of at least 0, for an option that says how many."""
+    return _parse_whole(word, 0)
+
+
+def _parse_whole(word: str, least: int) -> int:
+    if not (word.isascii() and word.isdigit()) or int(word) < least:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number of at least {least}")
     return int(word)

@@ -19,6 +19,8 @@ The judge asks for 10 % of one process, and for less on a crowded machine.
 """
 MIN_RETURNS = 3
 """Wake-ups in the samples from which a wait by the clock counts as a loop."""
+_CONFIDENCE = 0.45
+"""A little above a guess from one look at the states of threads: it rests on what the samples measured."""
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -123,10 +125,6 @@ def _tell_output(case: Case) -> tuple[Statement, ...]:
     lines = outputs[-1][1].lines - outputs[0][1].lines
     words = f"{lines} lines in {outputs[-1][0] - outputs[0][0]:.0f} s, and no number in them got beyond its best"
     return (Statement(words, "output"),) if lines > 0 else ()
-
-
-_CONFIDENCE = 0.45
-"""A little above a guess from one look at the states of threads: it rests on what the samples measured."""
 
 
 def _explain(found: Trace, key: Key, cause: str, title: str, summary: str, *, more: tuple[Statement, ...]) -> Diagnosis:

@@ -11,7 +11,8 @@ from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.fingerprint import fingerprint
 from unsloth_watch.diagnose.frames import compare_looks, find_frames, own_frame
 from unsloth_watch.diagnose.knowledge import KnownFrame, known_frames
-from unsloth_watch.diagnose.pollloop import MIN_LOOKS, Poll, find_polls
+from unsloth_watch.diagnose.poll import Poll, find_polls
+from unsloth_watch.diagnose.pollloop import MIN_LOOKS
 from unsloth_watch.diagnose.remedies import Need, choose_remedies
 from unsloth_watch.diagnose.rule import CONFIDENCE
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status

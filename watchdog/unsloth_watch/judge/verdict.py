@@ -116,8 +116,10 @@ def _remember(memory: Memory, sample: Sample, found: list[Progress], effort: Eff
     if sample.output is not None and sample.output.is_blocked:
         has_effort = True
     if found:
+        # What is told of is the work, where something else moved as well.
+        told = next((one for one in found if one.tier is Tier.WORK), found[0])
         memory = msgspec.structs.replace(
-            memory, progress=found[0], progress_at=at, effort_at=at, churn_at=at, looks=(), asked_at=None, streams=frozenset()
+            memory, progress=told, progress_at=at, effort_at=at, churn_at=at, looks=(), asked_at=None, streams=frozenset()
         )
     else:
         memory = msgspec.structs.replace(

@@ -105,6 +105,7 @@ def weigh_readings(
     shapes = set(memory.shapes)
     leading = memory.leading
     found: list[Progress] = []
+    moved: dict[str, tuple[float, Counter]] = {}
     for reading in readings:
         if reading.shape not in shapes and len(shapes) < MOST_SHAPES:
             shapes.add(reading.shape)
@@ -123,8 +124,10 @@ def weigh_readings(
         counters[key] = after
         if before is not None and after.advanced_at == at and not after.is_clock:
             leading = key
-            goal = f" of {after.total:g}" if after.total is not None else ""
-            found.append(Progress(at, Tier.WORK, "counter", f"{after.name} {before.best:g} → {after.best:g}{goal}"))
+            moved[key] = moved[key][0] if key in moved else before.best, after
+    for best, after in moved.values():  # one word for all that a counter did since the sample before
+        goal = f" of {after.total:g}" if after.total is not None else ""
+        found.append(Progress(at, Tier.WORK, "counter", f"{after.name} {best:g} → {after.best:g}{goal}"))
     return WorkMemory(counters, frozenset(shapes), leading), found
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from unsloth_watch.act.change import MendError
 from unsloth_watch.act.quarantine import read_manifest
+from unsloth_watch.capture.cacheentry import measure
 from unsloth_watch.errors import WatchError
 from unsloth_watch.supervise.request import NotRunningError, ask
 from unsloth_watch.tell.runs import KnownRun, list_runs
@@ -64,7 +65,7 @@ def prune_runs(base: str, *, older_than_s: float, keep: int, is_dry: bool, now: 
         if why is not None:
             found.append(PrunedRun(run.record.id, run.directory, "kept", why))
             continue
-        size_bytes = _measure(run.directory)
+        size_bytes = measure(run.directory).size_bytes
         why = f"older than {older_than_s / 86400:g} d"
         try:
             if not is_dry:
@@ -146,18 +147,6 @@ def _read_last_use(directory: str) -> float:
         except OSError:
             return float("inf")
     return max(times, default=float("inf"))
-
-
-def _measure(directory: str) -> int:
-    """Return what the files below a directory take on the disk; what cannot be read counts nothing."""
-    total = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            try:
-                total += 512 * os.lstat(os.path.join(folder, name)).st_blocks
-            except OSError:  # gone meanwhile
-                continue
-    return total
 
 
 def _delete(directory: str) -> None:

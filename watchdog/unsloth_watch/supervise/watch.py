@@ -111,7 +111,7 @@ class Watch:
         self._recent.append(sample)
         before, phase = self.verdict, self.memory.phase
         self.memory, verdict = judge(self.memory, sample, self._rules)
-        if UNREAD in verdict.degraded and before is not None and UNREAD in before.degraded:
+        if not self._has_unread and UNREAD in verdict.degraded and before is not None and UNREAD in before.degraded:
             self._tell_unread(sample)
         self.verdict = verdict
         if self.memory.phase != phase:
@@ -200,7 +200,7 @@ class Watch:
     def _tell_unread(self, sample: Sample) -> None:
         """Say once whose reads and writes cannot be seen, as the judge is more patient for it: a set-uid program's, mostly."""
         unread = next((one for one in sample.processes or () if is_unread(one)), None)
-        if unread is not None and not self._has_unread:
+        if unread is not None:
             self._has_unread = True
             who = f"PID {unread.ref.pid} ({unread.comm})"
             why = f"the reads and writes of {who} cannot be seen, so that limits are twice as long; told once, for the first one"

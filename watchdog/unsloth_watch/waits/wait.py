@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from unsloth_watch.model.evidence import Descriptor, ProcessEvidence, ThreadEvidence
+from unsloth_watch.model.evidence import Descriptor, Frame, ProcessEvidence, ThreadEvidence
 from unsloth_watch.waits.loops import LOOPS, POLLING, WAITING_FILES, Loop
 
 _READS = frozenset({"read", "readv", "pread64", "preadv", "recvfrom", "recvmsg", "recvmmsg", "accept", "accept4"})
@@ -101,16 +101,13 @@ def find_loop(thread: ThreadEvidence) -> Loop | None:
     depth = find_loop_depth(thread)
     if depth is None:
         return None
-    frame = thread.frames[depth]
-    name = frame.function.rsplit(".", 1)[-1]
-    return next(loop for file, function, loop in LOOPS if function == name and frame.file.endswith(file))
+    return _name_loop(thread.frames[depth])
 
 
 def find_loop_depth(thread: ThreadEvidence) -> int | None:
     """Return the place of a known loop's frame in a stack, where all frames inside of it only wait; None for any other stack."""
     for depth, frame in enumerate(thread.frames):
-        name = frame.function.rsplit(".", 1)[-1]
-        if any(function == name and frame.file.endswith(file) for file, function, _ in LOOPS):
+        if _name_loop(frame) is not None:
             return depth
         if not frame.is_native and not frame.file.endswith(WAITING_FILES):
             return None
@@ -119,11 +116,12 @@ def find_loop_depth(thread: ThreadEvidence) -> int | None:
 
 def find_outer_loop(thread: ThreadEvidence) -> int | None:
     """Return the place of a known loop's frame in a stack, whatever is done inside of it; None where there is none."""
-    for depth, frame in enumerate(thread.frames):
-        name = frame.function.rsplit(".", 1)[-1]
-        if any(function == name and frame.file.endswith(file) for file, function, _ in LOOPS):
-            return depth
-    return None
+    return next((depth for depth, frame in enumerate(thread.frames) if _name_loop(frame) is not None), None)
+
+
+def _name_loop(frame: Frame) -> Loop | None:
+    name = frame.function.rsplit(".", 1)[-1]
+    return next((loop for file, function, loop in LOOPS if function == name and frame.file.endswith(file)), None)
 
 
 def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str) -> Wait:  # noqa: PLR0911 - one return a class reads best

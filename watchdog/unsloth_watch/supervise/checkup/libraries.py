@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import msgspec
 
 from unsloth_watch.capture.interpreter import find_program
 from unsloth_watch.model.checkup import Finding, Level
+from unsloth_watch.model.invocation import is_python, read_invocation
 from unsloth_watch.model.release import is_within
 from unsloth_watch.supervise.checkup.scene import Scene
 
@@ -63,10 +64,15 @@ def check_command(scene: Scene) -> Iterator[Finding]:
             "command", scene.command[0], Level.ERROR, "not found, or not executable", "nothing would be started",
             "give its path, or activate its environment",
         )  # fmt: skip
-    script = _find_script(scene.command)
-    if script is not None and not os.path.exists(os.path.join(scene.cwd, script)):
+    invocation = read_invocation(scene.command) if is_python(scene.command, None) else None
+    if invocation is not None and invocation.kind == "script" and not os.path.exists(os.path.join(scene.cwd, invocation.target)):
         yield Finding(
-            "command", script, Level.ERROR, "no such file", "Python would end with status 2", "check the path, or change directory"
+            "command",
+            invocation.target,
+            Level.ERROR,
+            "no such file",
+            "Python would end with status 2",
+            "check the path, or change directory",
         )
     python = scene.interpreter
     if python is None:
@@ -79,21 +85,6 @@ def check_command(scene: Scene) -> Iterator[Finding]:
     else:
         level = Level.FINE if is_within(python.version, ">=3.10") else Level.NOTE
         yield Finding("command", "Python", level, f"{python.version} at {python.path}", source=python.source)
-
-
-def _find_script(command: Sequence[str]) -> str | None:
-    """Return the script that ``python [OPTIONS] SCRIPT`` runs; None where it is another command, or a module or program text."""
-    if not command or not os.path.basename(command[0]).startswith("python"):
-        return None
-    words = iter(command[1:])
-    for word in words:
-        if word in ("-W", "-X"):
-            next(words, None)
-        elif not word.startswith("-"):
-            return word
-        elif word == "-" or set(word) & {"c", "m"}:  # standard input, -c TEXT, -m MODULE, also behind other letters
-            return None
-    return None
 
 
 def check_libraries(scene: Scene) -> Iterator[Finding]:
