@@ -36,6 +36,7 @@ class Pipes:
         self.seen_out, self.our_out = os.pipe()
         self.seen_err, self.our_err = os.pipe()
         self.commands: list[subprocess.Popen] = []
+        self.relays: list[Relay] = []
 
     @property
     def streams(self) -> list[tuple[int, int]]:
@@ -43,7 +44,9 @@ class Pipes:
 
     def relay(self, log_path=None, **options) -> Relay:
         options.setdefault("say_fd", self.our_err)
-        return Relay.start(self.streams, str(log_path) if log_path else None, **options)
+        relay = Relay.start(self.streams, str(log_path) if log_path else None, **options)
+        self.relays.append(relay)
+        return relay
 
     def command(self, *argv: str, **options) -> subprocess.Popen:
         process = subprocess.Popen(argv, stdout=self.out_writer, stderr=self.err_writer, **options)
@@ -55,20 +58,28 @@ class Pipes:
 
     def shut(self, *names: str) -> None:
         for name in names:
-            os.close(getattr(self, name))
-            setattr(self, name, -1)
+            if getattr(self, name) != -1:
+                os.close(getattr(self, name))
+                setattr(self, name, -1)
+
+    def end(self) -> None:
+        """Close what is open, our own ends last: a writer that still has output in hand would give it to a later test's pipe."""
+        for process in self.commands:
+            process.kill()
+            process.wait()
+        self.shut("out_writer", "err_writer", "seen_out", "seen_err")
+        for relay in self.relays:
+            if not relay._is_finishing:
+                relay.finish(0)
+            until(lambda relay=relay: all(outlet.is_ended for outlet in relay._outlets.values()))
+        self.shut("our_out", "our_err")
 
 
 @pytest.fixture
 def pipes() -> Iterator[Pipes]:
     pipes = Pipes()
     yield pipes
-    for process in pipes.commands:
-        process.kill()
-        process.wait()
-    for name in ("out_writer", "err_writer", "seen_out", "our_out", "seen_err", "our_err"):
-        if getattr(pipes, name) != -1:
-            os.close(getattr(pipes, name))
+    pipes.end()
 
 
 def collect(fd: int, size: int) -> bytes:
@@ -323,7 +334,7 @@ def test_last_words_of_an_ended_command_are_never_lost(pipes):
         again.command("sh", "-c", "printf out; printf err >&2").wait()
         assert relay.finish(20)
         assert (peek(again.seen_out), peek(again.seen_err)) == (b"out", b"err")
-        again.shut("out_writer", "err_writer", "seen_out", "our_out", "seen_err", "our_err")
+        again.end()
 
 
 def test_a_stuck_reader_does_not_keep_us_for_ever(pipes):
