@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 10.0, every: float = 0.01) -> T:
+def until(condition: Callable[[], T], seconds: float = 30.0, every: float = 0.01) -> T:
     """Return the first true value of ``condition``; fail with its last value when ``seconds`` pass."""
     deadline = time.monotonic() + seconds
     while True:

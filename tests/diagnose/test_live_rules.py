@@ -18,7 +18,7 @@ from unsloth_watch.capture.children import own_pids
 from unsloth_watch.capture.process import read_start
 from unsloth_watch.diagnose import Case, diagnose
 from unsloth_watch.diagnose.memorythrash import MIN_FAULTS, MemoryThrash
-from unsloth_watch.model.diagnosis import Status
+from unsloth_watch.model.diagnosis import Diagnosis, Status
 from unsloth_watch.model.evidence import Evidence
 from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.model.sample import Sample
@@ -178,10 +178,14 @@ def test_a_job_that_is_larger_than_its_control_group_thrashes(group: Path, start
         span = last.at - first.at
         return span >= 2.5 and faults / span > MIN_FAULTS
 
-    until(thrashes, seconds=40, every=0.2)
-    case = job.case()
-    diagnosis = MemoryThrash().judge(case)
-    assert diagnosis is not None
+    def judged() -> tuple[Case, Diagnosis] | None:
+        # On a busy machine the job may be held up for a moment in which others' reclaim leaves its group some room.
+        until(thrashes, seconds=40, every=0.2)
+        case = job.case()
+        diagnosis = MemoryThrash().judge(case)
+        return (case, diagnosis) if diagnosis is not None else None
+
+    case, diagnosis = until(judged, seconds=60)
     assert diagnosis.status in {Status.SUPPORTED, Status.ESTABLISHED}
     assert any("major page faults a second" in item.statement for item in diagnosis.evidence)
     assert any("control group uses 4" in item.statement for item in diagnosis.evidence)
