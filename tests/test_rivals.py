@@ -55,6 +55,12 @@ def test_an_idle_gpu_is_called_when_it_was_idle_for_so_long_without_a_break(riva
     assert rivals.find_idle_gpu([sample(float(at)) for at in range(30)], 10.0) is None
 
 
+def test_a_rule_may_have_another_line_and_wait_for_the_first_use(rivals) -> None:
+    assert rivals.find_idle_gpu(using(*[2.0] * 12, *[0.0] * 12), 10.0, percent=1.0) == 22.0
+    assert rivals.find_idle_gpu(using(*[0.0] * 12, 50.0, *[0.0] * 12), 10.0, is_armed_by_use=True) == 23.0
+    assert rivals.find_idle_gpu(using(*[0.0] * 30), 10.0, is_armed_by_use=True) is None
+
+
 def test_an_opinion_is_right_early_or_wrong(rivals) -> None:
     assert rivals.opinion_of(is_hang=True, fired_at=15.0, moment=12.0) == rivals.Opinion("found", 3.0)
     assert rivals.opinion_of(is_hang=True, fired_at=11.0, moment=12.0).verdict == "premature"

@@ -82,14 +82,23 @@ def find_silence(samples: Iterable[Sample], seconds: float) -> float | None:
     return None
 
 
-def find_idle_gpu(samples: Iterable[Sample], seconds: float) -> float | None:
-    """Return when every device had been below the line for so long, None if that was never so; an unknown utilisation is above."""
-    since = None
+def find_idle_gpu(
+    samples: Iterable[Sample], seconds: float, percent: float = GPU_IDLE_PERCENT, *, is_armed_by_use: bool = False
+) -> float | None:
+    """Return when every device had been below the line for so long, None if that was never so; an unknown utilisation is above.
+
+    Args:
+        samples: What was seen, oldest first.
+        seconds: How long is too long.
+        percent: The line.
+        is_armed_by_use: Whether it counts only from the first time on that a device was not below the line.
+    """
+    since, is_armed = None, not is_armed_by_use
     for sample in samples:
-        is_idle = bool(sample.gpus) and all(
-            gpu.utilization is not None and gpu.utilization < GPU_IDLE_PERCENT for gpu in sample.gpus or ()
-        )
-        since = None if not is_idle else sample.at if since is None else since
+        known = [gpu.utilization for gpu in sample.gpus or ()]
+        is_idle = bool(known) and all(one is not None and one < percent for one in known)
+        is_armed = is_armed or any(one is not None and one >= percent for one in known)
+        since = None if not (is_idle and is_armed) else sample.at if since is None else since
         if since is not None and sample.at - since >= seconds:
             return sample.at
     return None
