@@ -102,6 +102,7 @@ MODERN_PINS = (
     "Pygments==2.21.0",
     f"python-dateutil==4.0.0; {NEW_PYTHON}",
     f"python-dateutil==3.0.0; {OLD_PYTHON}",
+    f"pytz==2026.6; {OLD_PYTHON}",
     "PyYAML==6.0.3",
     f"regex==2026.11.15; {NEW_PYTHON}",
     f"regex==2026.9.29; {OLD_PYTHON}",

@@ -38,19 +38,21 @@ CAPTURES = PROJECT / "tests" / "data" / "captures"
 LOOKS = 6
 SETTLE_S = 3.0
 """Seconds after a zoo program's own word: by then its tree stands, with torch too."""
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ZOO = (
     "hang_abba", "hang_async_process", "hang_async_thread", "hang_asyncio_future", "hang_asyncio_locks", "hang_barrier",
     "hang_condition", "hang_dataloader_fork_openmp", "hang_dataloader_worker_stuck", "hang_datasets_map_fork", "hang_event",
     "hang_executor_nested", "hang_executor_worker_stopped", "hang_exit_atexit", "hang_exit_executor", "hang_exit_thread",
     "hang_fifo", "hang_flock_inside", "hang_fork_handler_lock", "hang_fork_lock", "hang_gil_mutex", "hang_gloo_mismatch",
-    "hang_gloo_rank_missing", "hang_gloo_rank_stuck", "hang_grandchild", "hang_import_cycle", "hang_kept_by_daemon",
-    "hang_log_pipe", "hang_manager_lock", "hang_mp_barrier", "hang_mp_lock_killed", "hang_native_mutex",
-    "hang_native_mutex_gil", "hang_os_fork", "hang_pipe_stderr", "hang_pipe_stdin", "hang_pipe_stdout",
-    "hang_pool_worker_killed", "hang_queue_dead_process", "hang_queue_dead_thread", "hang_queue_feeder", "hang_queue_full",
-    "hang_rank_exit", "hang_rlock_future", "hang_self_lock", "hang_semaphore", "hang_signal_handler", "hang_sigwait",
-    "hang_socket_inside", "hang_three_locks", "hang_torch_queue_worker_killed", "hang_two_flocks", "hang_child_server",
-    "hang_http_callback", "hang_join_timeout", "hang_mp_lock_parent", "hang_queue_timeout", "hang_step_back",
-    "hang_thread_polls",
+    "hang_accelerate_node_missing", "hang_accelerate_wait", "hang_torchrun_node_missing", "hang_gloo_rank_missing",
+    "hang_gloo_rank_stuck", "hang_gloo_world_size", "hang_sqlite_inside", "hang_sqlite_self", "hang_store_barrier",
+    "hang_store_get", "hang_grandchild", "hang_import_cycle", "hang_kept_by_daemon", "hang_log_pipe", "hang_manager_lock",
+    "hang_manager_queue", "hang_mp_barrier", "hang_mp_lock_killed", "hang_native_mutex", "hang_native_mutex_gil",
+    "hang_os_fork", "hang_pipe_stderr", "hang_pipe_stdin", "hang_pipe_stdout", "hang_pool_worker_killed",
+    "hang_queue_dead_process", "hang_queue_dead_thread", "hang_queue_feeder", "hang_queue_full", "hang_rank_exit",
+    "hang_rlock_future", "hang_self_lock", "hang_semaphore", "hang_signal_handler", "hang_sigwait", "hang_socket_inside",
+    "hang_three_locks", "hang_torch_queue_worker_killed", "hang_two_flocks", "hang_child_server", "hang_http_callback",
+    "hang_join_timeout", "hang_mp_lock_parent", "hang_queue_timeout", "hang_step_back", "hang_thread_polls",
 )  # fmt: skip
 
 STAND_IN = """
@@ -205,10 +207,11 @@ def _walk(pid: int) -> Iterator[int]:
 
 
 def _reduce(process: ProcessEvidence) -> ProcessEvidence:
-    """Return a process without its environment, its files, and the native frames outside of the innermost Python one."""
+    """Return a process without its environment (but its rank), its files, and native frames outside of the innermost Python one."""
     kept = tuple(item for item in process.descriptors or () if item.target.startswith(("pipe:", "socket:", "anon_inode:", "/tmp/")))
     threads = tuple(_reduce_stack(thread) for thread in process.threads)
-    return msgspec.structs.replace(process, environment=None, descriptors=kept, threads=threads, limits={}, notes=())
+    ranks = {name: value for name, value in (process.environment or {}).items() if name in RANK_VARIABLES} or None
+    return msgspec.structs.replace(process, environment=ranks, descriptors=kept, threads=threads, limits={}, notes=())
 
 
 def _reduce_stack(thread: ThreadEvidence) -> ThreadEvidence:
@@ -358,11 +361,11 @@ STAGES.update({f"zoo-{program}": _stage_zoo(program) for program in ZOO})
 
 BENCHED = (
     "hang_accept", "hang_busy_silent", "hang_busy_steps", "hang_child_prompt", "hang_cpp_extension_lock", "hang_fcntl_outside",
-    "hang_file_baton", "hang_filelock_outside", "hang_getpass_tty", "hang_hub_half", "hang_hub_silent", "hang_import_retry",
-    "hang_inductor_lock", "hang_input_pipe", "hang_input_tty", "hang_lockfile_loop", "hang_missing_directory", "hang_native_spin",
-    "hang_native_spin_gil", "hang_noise_append", "hang_noise_spinner", "hang_poll_child_log", "hang_poll_path", "hang_poll_port",
-    "hang_regex", "hang_requests_half", "hang_retry_503", "hang_softfilelock_stale", "hang_ttin", "hang_urlopen_silent",
-    "hang_wandb_prompt",
+    "hang_file_baton", "hang_filelock_outside", "hang_getpass_tty", "hang_gloo_wrong_master", "hang_hub_half",
+    "hang_hub_silent", "hang_import_retry", "hang_inductor_lock", "hang_input_pipe", "hang_input_tty", "hang_lockfile_loop",
+    "hang_missing_directory", "hang_native_spin", "hang_native_spin_gil", "hang_noise_append", "hang_noise_spinner",
+    "hang_poll_child_log", "hang_poll_path", "hang_poll_port", "hang_regex", "hang_requests_half", "hang_retry_503",
+    "hang_softfilelock_stale", "hang_sqlite_outside", "hang_ttin", "hang_urlopen_silent", "hang_wandb_prompt",
 )  # fmt: skip
 """Programs of the zoo that need a terminal, an open pipe, somebody outside, or samples over some seconds: seen as the benchmark of
 the diagnosis sees them."""

@@ -8,6 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+SLEEPS = ("clock_nanosleep", "select", "pselect6")
+"""Calls of a sleep: of programs and of Python since 3.11, and of older ones with a C library of before 2.34 and since."""
+
 
 def until(condition: Callable[[], T], seconds: float = 30.0, every: float = 0.01) -> T:
     """Return the first true value of ``condition``; fail with its last value when ``seconds`` pass."""

@@ -16,7 +16,7 @@ from unsloth_watch.capture.process import read_start
 from unsloth_watch.capture.syscalls import name_syscall
 from unsloth_watch.capture.waits import read_states, read_tasks
 from unsloth_watch.model.process import ProcessRef
-from waiting import until
+from waiting import SLEEPS, until
 
 
 class Target:
@@ -33,13 +33,13 @@ class Target:
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode().strip()
 
-    def await_call(self, call: str) -> None:
-        """Return once a thread is blocked in this system call."""
-        until(lambda: any(name_syscall(task.syscall) == call and task.state in "SD" for task in read_tasks(self.pid)))
+    def await_call(self, *calls: str) -> None:
+        """Return once a thread is blocked in one of these system calls."""
+        until(lambda: any(name_syscall(task.syscall) in calls and task.state in "SD" for task in read_tasks(self.pid)))
 
     def rest(self) -> Target:
         """Return itself once it sleeps, past the write of its word and the first lines of its program."""
-        self.await_call("clock_nanosleep")
+        self.await_call(*SLEEPS)
         return self
 
     def await_state(self, state: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from unsloth_watch.capture import deadline as module
 from unsloth_watch.capture.children import is_spawning, own_pids
-from unsloth_watch.capture.deadline import Deadline, DeadlineError, run_command, within
+from unsloth_watch.capture.command import run_command
+from unsloth_watch.capture.deadline import Deadline, DeadlineError, within, within_each
 from unsloth_watch.capture.pool import spread
 from unsloth_watch.capture.waits import read_states
 from waiting import until
@@ -28,6 +29,35 @@ def test_a_late_call_is_abandoned():
     with pytest.raises(DeadlineError, match="no answer within"):
         within(0.02, release.wait)
     release.set()
+
+
+@pytest.mark.quick
+def test_of_several_calls_each_has_its_own_fault_and_all_are_made():
+    found: list[int] = []
+    first, second, third = within_each(5, [lambda: found.append(1), lambda: found.append(1 // 0), lambda: found.append(3)])
+    assert first is None
+    assert isinstance(second, ZeroDivisionError)
+    assert third is None
+    assert found == [1, 3]
+
+
+@pytest.mark.quick
+def test_of_several_calls_one_that_is_late_costs_none_of_the_others():
+    found: list[int] = []
+    release = threading.Event()
+    calls = [lambda: found.append(1), lambda: (release.wait(), found.append(2)), lambda: found.append(3)]
+    faults = within_each(0.2, calls)
+    assert isinstance(faults[1], DeadlineError)
+    until(lambda: sorted(found) == [1, 3])  # on a loaded machine these may be late, too, and are made all the same
+    release.set()
+    until(lambda: sorted(found) == [1, 2, 3])
+
+
+@pytest.mark.quick
+def test_several_calls_of_which_none_can_be_begun_are_all_late(monkeypatch):
+    monkeypatch.setattr(module, "MAX_ABANDONED", 0)
+    faults = within_each(5, [int, int])
+    assert [type(fault) for fault in faults] == [DeadlineError, DeadlineError]
 
 
 @pytest.mark.quick

@@ -41,10 +41,10 @@ def look_at(*targets, **options) -> Evidence:
 @pytest.mark.quick
 def test_the_lines_of_the_kernel_are_understood():
     assert parse_locks(TEXT) == (
-        LockLine("POSIX", "WRITE", 6226, "fe:00", 402117),
-        LockLine("FLOCK", "WRITE", 359, "00:13", 11691),
-        LockLine("FLOCK", "READ", 360, "00:13", 11691, is_waiter=True),
-        LockLine("OFDLCK", "READ", -1, "fe:00", 77),
+        LockLine("POSIX", "WRITE", 6226, "fe:00", 402117, start=0),
+        LockLine("FLOCK", "WRITE", 359, "00:13", 11691, start=0),
+        LockLine("FLOCK", "READ", 360, "00:13", 11691, is_waiter=True, start=0),
+        LockLine("OFDLCK", "READ", -1, "fe:00", 77, start=0),
     )
 
 

@@ -21,9 +21,10 @@ from unsloth_watch.capture.descriptors import parse_fdinfo
 from unsloth_watch.capture.dump import Dump, DumpFailure, parse_dump
 from unsloth_watch.capture.host import read_cgroup
 from unsloth_watch.capture.kernel import parse_record, select_lines
+from unsloth_watch.capture.limits import parse_limits
 from unsloth_watch.capture.locks import parse_locks
 from unsloth_watch.capture.loops import find_loop
-from unsloth_watch.capture.process import parse_background, parse_limits, parse_wait_status
+from unsloth_watch.capture.process import parse_background, parse_wait_status
 from unsloth_watch.capture.pyspy import find_binary
 from unsloth_watch.capture.source import find_holds
 from unsloth_watch.capture.threads import parse_place

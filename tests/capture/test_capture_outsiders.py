@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import _multiprocessing
+import ctypes
 import fcntl
 import mmap
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import pytest
@@ -116,6 +119,34 @@ def test_the_locks_of_multiprocessing_have_no_name_that_others_know() -> None:
         (place,) = {":".join(row.split()[3:5]) for row in fresh}
         assert ask(place, os.getpid()) == [], kind
         del lock
+
+
+def test_shared_memory_of_multiprocessing_is_there_to_be_opened_by_others() -> None:
+    memory = SharedMemory(create=True, size=4096)
+    try:
+        assert ask(place_of(os.getpid(), memory.name.strip("/")), os.getpid()) == [(0, None)]
+    finally:
+        memory.close()
+        memory.unlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="os.eventfd came with Python 3.10 and needs glibc 2.8")
+def test_an_eventfd_of_a_process_with_asynchronous_input_may_be_written_by_the_kernel() -> None:
+    setup, destroy = {"x86_64": (206, 207), "aarch64": (0, 1)}.get(platform.machine(), (0, 0))
+    if not destroy:
+        pytest.skip("the numbers of io_setup and io_destroy are not known here")
+    event, ring = os.eventfd(0), ctypes.c_ulong()
+    (name,) = (file.object for file in read_open_files(os.getpid()) if file.fd == event)
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        assert ask(name or "", os.getpid()) == []
+        if libc.syscall(setup, 1, ctypes.byref(ring)) != 0:
+            pytest.skip(f"io_setup is refused here: {os.strerror(ctypes.get_errno())}")
+        assert ask(name or "", os.getpid()) == [(0, None)]
+        assert libc.syscall(destroy, ring) == 0
+        assert ask(name or "", os.getpid()) == []
+    finally:
+        os.close(event)
 
 
 def test_a_deadline_that_is_over_leaves_everybody_unseen() -> None:

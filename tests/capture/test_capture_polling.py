@@ -13,10 +13,7 @@ from unsloth_watch.capture.askedpaths import name_variable
 from unsloth_watch.capture.capture import capture
 from unsloth_watch.capture.glimpses import watch_descriptors
 from unsloth_watch.capture.loops import find_loop
-from unsloth_watch.capture.syscalls import name_syscall
-from unsloth_watch.capture.waits import read_tasks
 from unsloth_watch.model.evidence import SourceLoop
-from waiting import until
 
 OPENING = """
 import sys, time
@@ -52,10 +49,11 @@ def line_of(text: str) -> int:
     return next(number for number, line in enumerate(SOURCE.split("\n"), 1) if text in line)
 
 
-def test_a_file_that_is_opened_for_a_moment_each_time_is_seen(start, tmp_path):
+@pytest.mark.parametrize("pause", ["time.sleep(0.02)", "select.select([], [], [], 0.02)"])  # the second is Python 3.10's sleep
+def test_a_file_that_is_opened_for_a_moment_each_time_is_seen(start, tmp_path, pause):
     path = tmp_path / "server.log"
     path.write_text("starting")
-    target = start(OPENING, path).rest()
+    target = start(OPENING.replace("time.sleep(0.02)", pause).replace("import sys", "import select, sys"), path).rest()
     for _ in range(20):  # one watch sees it in nine of ten cases; a busy machine may let us miss some wake-ups
         if watch_descriptors(target.pid, 1.0) == (str(path),):
             return
@@ -162,8 +160,7 @@ def test_a_path_is_read_from_every_python_that_is_supported(start, tmp_path, ver
     path.write_text(ASKING.format(question="path.is_dir()"))
     launch = "import os, sys\nos.execv(sys.argv[1], sys.argv[1:])"
     target = start(launch, found[-1], path, "no/such/directory", "pathlib")
-    sleeps = {"clock_nanosleep", "select", "pselect6"}  # Python 3.10 sleeps in select
-    until(lambda: any(name_syscall(task.syscall) in sleeps for task in read_tasks(target.pid)))
+    target.rest()
     (process,) = capture([target.ref], target.ref, at=0.0, clock=time.monotonic).processes
     assert process.main_thread is not None
     assert [loop.target for loop in process.main_thread.loops] == [f"{process.cwd}/no/such/directory"]

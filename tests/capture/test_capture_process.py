@@ -12,7 +12,8 @@ import time
 import pytest
 
 from unsloth_watch.capture.capture import capture
-from unsloth_watch.capture.process import parse_background, parse_limits, parse_wait_status, read_process, read_start
+from unsloth_watch.capture.limits import parse_limits
+from unsloth_watch.capture.process import parse_background, parse_wait_status, read_process, read_start
 from unsloth_watch.capture.threads import parse_place
 from unsloth_watch.model.process import ProcessRef
 from waiting import until

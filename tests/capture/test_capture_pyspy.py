@@ -106,7 +106,7 @@ def test_failures_are_told_by_their_words(stderr, kind):
 
 def test_every_mode_reads_a_real_process(start):
     target = start("import time\nsecret = 'x1'\ndef work(n): time.sleep(n)\nprint('ready'); work(500)")
-    target.await_call("clock_nanosleep")
+    target.rest()
     for mode in ("plain", "native", "nonblocking"):
         answer = dump(target.pid, mode, 10)
         assert isinstance(answer, Dump), answer
@@ -117,7 +117,7 @@ def test_every_mode_reads_a_real_process(start):
 
 def test_locals_come_only_when_asked_for(start):
     target = start("import time\ndef work(n): time.sleep(n)\nprint('ready'); work(500)")
-    target.await_call("clock_nanosleep")
+    target.rest()
     answer = dump(target.pid, "plain", 10, with_locals=True)
     assert isinstance(answer, Dump)
     assert answer.threads[0].frames[0].locals == {"n": "500"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sys
@@ -17,6 +18,10 @@ from unsloth_watch.capture.syscalls import TABLES, name_syscall
 from unsloth_watch.capture.waits import Task, parse_stat, parse_syscall, read_file, read_states
 from unsloth_watch.model.evidence import ProcessEvidence
 
+SLEEP = (
+    ("clock_nanosleep", " s left (clock_nanosleep)") if sys.version_info >= (3, 11) else ("pselect6", "sleeps for 500 s (pselect6)")
+)
+# What Python's time.sleep is, with a C library of 2.34 and later.
 CASES = {
     "lock": (
         "import threading; l = threading.Lock(); l.acquire(); print('ready'); l.acquire()",
@@ -31,7 +36,7 @@ CASES = {
         "futex wait, with a timeout",
         "wait",
     ),
-    "sleep": ("import time; print('ready'); time.sleep(500)", "clock_nanosleep", " s left (clock_nanosleep)", ""),
+    "sleep": ("import time; print('ready'); time.sleep(500)", *SLEEP, ""),
     "stdin": ("print('ready'); input()", "read", "reads from fd 0 → pipe:[", ""),
     "pipe read": ("import os; r, w = os.pipe(); print('ready'); os.read(r, 1)", "read", "reads from fd 3 → pipe:[", ""),
     "pipe write": (
@@ -199,7 +204,10 @@ PHRASES = [
     ("x86_64", 202, (1, 0x189, 0, 5, 0, 0), "futex wait, with a timeout"),
     ("x86_64", 202, (1, 0x189, 0, 0, 0, 0), "futex wait, no timeout"),
     ("x86_64", 7, (0, 0, 0xFFFFFFFF, 0, 0, 0), "polls no descriptor, no timeout"),
-    ("x86_64", 7, (0, 0, 1500, 0, 0, 0), "polls no descriptor, timeout 1.5 s"),
+    ("x86_64", 7, (0, 0, 1500, 0, 0, 0), "sleeps for 1.5 s (poll)"),
+    ("x86_64", 23, (0, 0, 0, 0, 1, 0), "sleeps (select)"),
+    ("x86_64", 270, (0, 0, 0, 0, 1, 0), "sleeps (pselect6)"),
+    ("x86_64", 270, (0, 0, 0, 0, 0, 0), "selects on no descriptor, no timeout"),
     ("x86_64", 61, (12, 0, 0, 0, 0, 0), "waits for PID 12 to end"),
     ("x86_64", 61, (0xFFFFFFFFFFFFFFFF, 0, 0, 0, 0, 0), "waits for any child to end"),
     ("x86_64", 247, (1, 12, 0, 4, 0, 0), "waits for PID 12 to end"),
@@ -211,6 +219,22 @@ PHRASES = [
 def test_a_call_reads_as_a_phrase_on_either_machine(machine, number, args, phrase):
     task = Task(1, "x", "S", 0.0, syscall=number, args=args)
     wait = describe_wait(task, Scene(os.getpid(), {7: "/a.lock"}), machine)
+    assert wait is not None
+    assert wait.phrase == phrase
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("number", "pause", "phrase"),
+    [
+        (23, (2, 500_000), "sleeps for 2.5 s (select)"),  # a timeval
+        (270, (2, 500_000_000), "sleeps for 2.5 s (pselect6)"),  # a timespec
+    ],
+)
+def test_a_select_without_descriptors_is_a_sleep(number, pause, phrase):
+    memory = (ctypes.c_int64 * 2)(*pause)
+    task = Task(1, "x", "S", 0.0, syscall=number, args=(0, 0, 0, 0, ctypes.addressof(memory), 0))
+    wait = describe_wait(task, Scene(os.getpid()), "x86_64")
     assert wait is not None
     assert wait.phrase == phrase
 

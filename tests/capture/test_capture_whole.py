@@ -15,9 +15,10 @@ from otheruser import require_other_user
 from unsloth_watch.capture.capture import capture, look, looks, stack_signature
 from unsloth_watch.capture.children import own_pids
 from unsloth_watch.capture.look import burst
-from unsloth_watch.capture.process import read_process
+from unsloth_watch.capture.members import take_turns
+from unsloth_watch.capture.process import ProcessRead, read_process
 from unsloth_watch.capture.pyspy import find_binary
-from unsloth_watch.capture.waits import read_states
+from unsloth_watch.capture.waits import Task, read_states
 from unsloth_watch.model.evidence import CacheProbe, Evidence, Frame
 from unsloth_watch.model.process import ProcessRef
 
@@ -38,6 +39,16 @@ def test_the_root_comes_first_and_the_others_by_pid(start):
     assert all(process.stack_method == "native" for process in evidence.processes)
     assert evidence.seconds > 0
     assert own_pids() == frozenset()
+
+
+@pytest.mark.quick
+def test_stacks_are_taken_of_one_of_each_kind_first_the_root_before_all():
+    calls = [61, 202, 202, 202, 0, 202, 0]  # the root waits for a child, its workers for memory, and two for a pipe
+    reads = [
+        ProcessRead(ProcessRef(pid, 1), 1, "S", executable="/usr/bin/python3", tasks=(Task(pid, "python", "S", 0.0, syscall=call),))
+        for pid, call in enumerate(calls, start=10)
+    ]
+    assert take_turns(reads) == [0, 1, 4, 2, 6, 3, 5]
 
 
 def test_the_root_is_captured_although_it_is_not_among_the_members(start):
@@ -117,7 +128,7 @@ def test_probes_answer_with_caches_and_versions_and_their_faults_are_said(start)
 
 def test_locals_come_only_when_asked_for(start):
     target = start("import time\ndef work(token): time.sleep(500)\nprint('ready'); work('secret')")
-    target.await_call("clock_nanosleep")
+    target.rest()
     assert "secret" not in str(take([target.ref]).processes[0].threads)
     frames = take([target.ref], with_locals=True).processes[0].threads[0].frames
     assert next(frame.locals for frame in frames if frame.function == "work") == {"token": '"secret"'}
@@ -153,7 +164,7 @@ sys.stdout.buffer.write(msgspec.json.encode(take()))
 def test_another_users_process_says_which_right_is_missing(start):
     require_other_user()
     target = start(SLEEP).rest()
-    target.await_call("clock_nanosleep")
+    target.rest()
     argv = [sys.executable, "-c", OTHER_USER, str(target.pid), str(target.ref.start_ticks), str(find_binary())]
     printed = subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout
     evidence = msgspec.json.decode(printed, type=Evidence)
@@ -178,7 +189,7 @@ def test_a_look_shows_the_main_thread_and_never_pauses(start, fake_tool, tmp_pat
     assert first == second
     assert first.ref == target.ref
     assert len(first.top) == 6
-    assert first.top[0].startswith("Condition.wait (")
+    assert first.top[0].startswith(("Condition.wait (", "wait ("))  # Python has no qualified names before 3.11
     assert all("--nonblocking" in line for line in log.read_text().splitlines())
 
 
@@ -186,7 +197,7 @@ def test_another_place_is_another_stack(start):
     program = "import time\ndef work(): time.sleep({})\nprint('ready'); {}"
     targets = [start(program.format(*words)) for words in ((500, "work()"), (501, "work()"), (500, "time.sleep(500)"))]
     for target in targets:
-        target.await_call("clock_nanosleep")
+        target.rest()
     found = looks([target.ref for target in targets])
     assert [item.ref for item in found] == [target.ref for target in targets]
     assert found[0].stack == found[1].stack

@@ -228,7 +228,7 @@ def test_a_process_of_the_owner_that_cannot_be_read_keeps_an_entry():
         hide = BECOME + "import ctypes; assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0"  # PR_SET_DUMPABLE
         # Imported before: the interpreter itself may lie where the other user cannot go.
         imports, _, work = LATER.rpartition("sys.exit")
-        code = f"{imports}\n{BECOME}sys.exit{work}"
+        code = f"import locale; {imports}\n{BECOME}sys.exit{work}"  # gettext imports it late before 3.11
         command = [sys.executable, "-c", code, "prune", "--older-than", "30d", "--json"]
 
         def prune() -> dict[str, Any]:

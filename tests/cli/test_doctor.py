@@ -75,7 +75,7 @@ def test_todays_library_is_fine_and_its_versions_are_its_own(desk: Desk):
     assert [finding for finding in concerned if finding["level"] in ("warning", "error")] == []
     (libraries,) = (finding for finding in found if finding["group"] == "libraries")
     assert "unsloth_zoo 2026.10.7" in libraries["state"]
-    assert "torch 2.13.0+cpu" in libraries["state"]
+    assert "torch 2.13.0" in libraries["state"]  # and +cpu, where its wheel comes from PyTorch's own index
 
 
 @pytest.mark.unsloth

@@ -89,6 +89,35 @@ def test_a_wait_for_the_network_is_undecided_and_names_the_peer() -> None:
     assert f"127.0.0.1:{port}" in result.stdout
 
 
+def test_a_filter_whose_pipe_somebody_else_holds_open_is_undecided_and_not_blamed_for_waiting() -> None:
+    with running("import sys\nsys.stdin.read()") as pid:
+        result = inspect(str(pid))
+    assert result.returncode == 2
+    assert "it may only be waiting for somebody else" in result.stdout
+
+
+def test_a_worker_that_waits_for_its_parent_is_undecided_where_the_worker_alone_is_looked_at() -> None:
+    program = """
+import multiprocessing, sys
+def work(orders): orders.wait()
+orders = multiprocessing.get_context("fork").Event()
+worker = multiprocessing.get_context("fork").Process(target=work, args=(orders,))
+worker.start()
+print(worker.pid)
+sys.stdin.read(1)
+orders.set()
+worker.join()
+"""
+    command = [sys.executable, "-u", "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = parent.stdout.readline().strip()
+        result = inspect(worker)
+        parent.communicate("x")
+    assert result.returncode == 2
+    assert f"PID {parent.pid}, which is not of the job" in result.stdout
+
+
 def test_another_users_process_is_told_as_far_as_it_may_be_and_how_to_see_the_rest() -> None:
     become = require_other_user()
     with running("import time; time.sleep(600)") as pid:

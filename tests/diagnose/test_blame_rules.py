@@ -10,7 +10,7 @@ import pytest
 from diagnose.recordedcases import CAPTURES, HUNG, Recorded, case_of, replace
 from unsloth_watch.diagnose import Case, diagnose
 from unsloth_watch.model.diagnosis import Status
-from unsloth_watch.model.evidence import ProcessEvidence, ThreadEvidence
+from unsloth_watch.model.evidence import Descriptor, ProcessEvidence, ThreadEvidence
 
 pytestmark = pytest.mark.quick
 
@@ -60,12 +60,21 @@ EXPECTED = [
     ("os_fork", "fork-deadlock", Status.ESTABLISHED, "emit"),
     ("queue_full", "lost-worker", Status.SUPPORTED, "produce"),
     ("mp_barrier", "lost-worker", Status.SUPPORTED, "meet"),
+    ("manager_queue", "lost-worker", Status.SUPPORTED, "main"),
     ("manager_lock", "stuck-worker", Status.SUPPORTED, ""),
     ("two_flocks", "stuck-worker", Status.ESTABLISHED, "lock"),
     ("log_pipe", "pipe-deadlock", Status.SUPPORTED, "run_tool"),
     ("kept_by_daemon", "pipe-deadlock", Status.SUPPORTED, "collect"),
     ("async_process", "pipe-deadlock", Status.ESTABLISHED, "main"),
     ("async_thread", "abandoned-wait", Status.SUPPORTED, "wait_for_gpu"),
+    ("store_get", "collective-mismatch", Status.SUPPORTED, "meet_rank_1"),
+    ("store_barrier", "collective-mismatch", Status.SUPPORTED, "gather_metrics"),
+    ("gloo_world_size", "collective-mismatch", Status.SUPPORTED, "rank"),
+    ("accelerate_node_missing", "collective-mismatch", Status.SUPPORTED, ""),
+    ("torchrun_node_missing", "collective-mismatch", Status.SUPPORTED, ""),
+    ("accelerate_wait", "collective-mismatch", Status.ESTABLISHED, "next_shard"),
+    ("sqlite_inside", "stuck-worker", Status.SUPPORTED, "keep_open"),
+    ("sqlite_self", "thread-deadlock", Status.SUPPORTED, "save_trial"),
     ("rank_exit", "collective-mismatch", Status.ESTABLISHED, "prefetch"),
     ("child_server", "stuck-worker", Status.SUPPORTED, "serve"),
     ("http_callback", "stuck-worker", Status.SUPPORTED, "do_POST"),
@@ -256,3 +265,28 @@ def test_the_openmp_team_of_a_forked_worker_is_mended_by_one_thread() -> None:
 
 def test_a_map_that_forks_is_told_to_use_one_process() -> None:
     assert any("num_proc=1" in remedy.advice for remedy in diagnose(zoo("datasets_map_fork")).remedies)
+
+
+def test_an_eventfd_of_native_code_is_a_wait_for_somebody_and_not_unknown() -> None:
+    def poll(process: ProcessEvidence, thread: ThreadEvidence) -> ThreadEvidence:
+        wait = "polls fd 99 → anon_inode:[eventfd], no timeout"
+        return msgspec.structs.replace(thread, call="poll", wait=wait, wait_fds=(99,)) if thread.is_main else thread
+
+    case = map_threads(zoo("event"), poll)
+    own = Descriptor(99, "anon_inode:[eventfd]", peer="eventfd 8")
+    processes = tuple(msgspec.structs.replace(one, descriptors=(*(one.descriptors or ()), own)) for one in case.processes)
+    frames = tuple(frame for frame in processes[0].threads[0].frames if "threading.py" not in frame.file and not frame.is_native)
+    case = map_threads(
+        replace(case, processes=processes), lambda _, one: msgspec.structs.replace(one, frames=frames) if one.is_main else one
+    )
+    diagnosis = diagnose(case)
+    assert (diagnosis.cause, diagnosis.status) == ("abandoned-wait", Status.HYPOTHESIS)
+    assert diagnose(msgspec.structs.replace(case, verdict=None)).cause == "unknown"
+
+
+def test_a_queue_of_another_process_that_is_no_manager_does_not_blame_a_dead_child() -> None:
+    def leave(_: ProcessEvidence, thread: ThreadEvidence) -> ThreadEvidence:
+        frames = tuple(frame for frame in thread.frames if "managers.py" not in frame.file)
+        return msgspec.structs.replace(thread, frames=frames)
+
+    assert diagnose(map_threads(zoo("manager_queue"), leave)).cause != "lost-worker"

@@ -44,6 +44,8 @@ EXPECTED = [
     ("filelock_outside", Status.ESTABLISHED, "model.lock"),
     ("inductor_lock", Status.ESTABLISHED, "inductor.lock"),
     ("fcntl_outside", Status.ESTABLISHED, "index.lock"),
+    ("sqlite_outside", Status.ESTABLISHED, "trials.db"),
+    ("gloo_wrong_master", Status.ESTABLISHED, "127.0.0.1"),
     ("busy_silent", Status.SUPPORTED, "split"),
     ("busy_steps", Status.SUPPORTED, "pack"),
     ("regex", Status.SUPPORTED, "clean"),
@@ -56,7 +58,16 @@ EXPECTED = [
     ("wandb_prompt", Status.ESTABLISHED, "prompt_choice"),
     ("ttin", Status.ESTABLISHED, "/dev/tty"),
 ]
-GREEDY = ("urlopen_silent", "hub_half", "poll_path", "poll_port", "retry_503", "lockfile_loop", "softfilelock_stale")
+GREEDY = (
+    "urlopen_silent",
+    "hub_half",
+    "poll_path",
+    "poll_port",
+    "retry_503",
+    "lockfile_loop",
+    "softfilelock_stale",
+    "sqlite_outside",
+)
 
 
 def zoo(name: str) -> Case:

@@ -53,7 +53,7 @@ class Attempt:
 
         def has_looks() -> bool:
             found = look(ref)
-            if found is not None and any("create_new_function" in text for text in found.top):
+            if found is not None and any("create_new_function" in text or "write_file" in text for text in found.top):
                 looks.append(found)
             return len(looks) >= 3
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -221,3 +222,22 @@ def test_the_kernel_may_be_asked_by_anybody():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
+
+
+def test_bytes_over_mptcp_are_counted_on_its_first_path():
+    try:
+        listener, near = (socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP) for _ in range(2))
+    except OSError as error:
+        pytest.skip(f"this kernel makes no MPTCP sockets: {error}")
+    with listener, near:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        near.connect(listener.getsockname())
+        far, _ = listener.accept()
+        with far:
+            near.sendall(bytes(4000))
+            assert far.recv(4000, socket.MSG_WAITALL) == bytes(4000)
+            inode = os.fstat(far.fileno()).st_ino
+            diag = InetDiag()
+            assert until(lambda: [one.received for one in diag.list_sockets({inode})]) == [4000]
+            diag.close()

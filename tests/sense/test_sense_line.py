@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from unsloth_watch.model.sample import INDEX
 from unsloth_watch.sense.line import MOST_READINGS, read_line, strip_escapes
 
 DATA = Path(__file__).parents[1] / "data" / "output_lines.jsonl"
@@ -23,7 +24,11 @@ def shape(text):
 
 
 def counters(text):
-    return [(reading.name, reading.value, reading.total) for reading in read_line(strip_escapes(text)) if reading.name]
+    return [
+        (reading.name, reading.value, reading.total)
+        for reading in read_line(strip_escapes(text))
+        if reading.name.strip(INDEX + "01")
+    ]
 
 
 @pytest.mark.parametrize("entry", LINES, ids=[f"{entry['source']}: {entry['line'][:40]}" for entry in LINES])

@@ -130,3 +130,25 @@ def test_line_ends_are_counted_once():
 def test_what_the_relay_says_is_passed_on():
     sample = OutputReader().feed(b"x", 41, is_blocked=True)
     assert (sample.total_bytes, sample.is_blocked, sample.lines) == (41, True, 0)
+
+
+def test_a_line_that_never_ends_is_read_at_its_end():
+    reader = OutputReader()
+    seen = [names(reader.feed(b"%d " % number, 0).readings) for number in range(1000, 3000)]
+    assert all(any(name.startswith("#") for name, _ in readings) for readings in seen[100:])
+    assert seen[-1][0][1] > seen[-2][0][1]
+
+
+def test_dots_that_never_end_say_nothing():
+    reader = OutputReader()
+    seen = [reader.feed(b".", 0).readings for _ in range(3000)]
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("back", [b"\x1b[1G", b"\x1b[3;1H", b"\x08\x08\x08\x08", b"\x1b[2A", b"\x1b[u", b"\x1b8"])
+def test_a_bar_that_goes_back_without_a_carriage_return_is_read_at_every_step(back):
+    reader = OutputReader()
+    seen = []
+    for number in range(1, 400):
+        seen += names(reader.feed(back + b"\x1b[32mstep %d of 999\x1b[0m\x1b[0K" % number, 0).readings)
+    assert [value for _, value in seen] == list(range(1, 399))

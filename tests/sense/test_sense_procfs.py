@@ -209,13 +209,16 @@ def test_a_pid_that_nobody_has_is_none():
     assert ProcessReader().read(ProcessRef(most + 1, 1)) is None
 
 
-def test_in_a_large_job_counters_come_in_turns_and_are_repeated_between(start, reader, ref_of):
+@pytest.mark.parametrize("most_kept", [0, 10])
+def test_in_a_large_job_counters_come_in_turns_and_are_repeated_between(start, ref_of, most_kept):
+    reader = ProcessReader(most_kept=most_kept)
     child = start(
         "import sys, os\nprint('ready', flush=True)\nfor line in sys.stdin: bytearray(8_000_000); os.write(1, b'done' * 500 + b'\\n')"
     )
     ref = ref_of(child.pid)
-    assert reader.read(ref, is_detailed=False).wchar is None
-    first = reader.read(ref)
+    open_before = len(os.listdir("/proc/self/fd"))
+    first = reader.read(ref, is_detailed=False)  # a newcomer's are read at once
+    assert first.wchar is not None
     child.stdin.write("go\n")
     child.stdin.flush()
     child.stdout.readline()
@@ -223,3 +226,5 @@ def test_in_a_large_job_counters_come_in_turns_and_are_repeated_between(start, r
     assert between.minflt > first.minflt
     assert between.wchar == first.wchar
     assert reader.read(ref).wchar - first.wchar == 2001
+    assert (len(os.listdir("/proc/self/fd")) > open_before) is (most_kept > 0)
+    reader.close()

@@ -74,6 +74,27 @@ right = module._open_or_refused
 module._open_or_refused = lambda path: -1 if path.endswith("/io") else right(path)
 """
 
+# Faults on the way from a command's end to the run's: once or each time, before and after it was written down.
+END_FAULTS = {
+    "once as the end is heard": ("response", "Response", "hear_ending", 1),
+    "each time that the end is heard": ("response", "Response", "hear_ending", 99),
+    "once in its settling": ("interrupts", "Interrupts", "hear_last_press", 1),
+    "each time that it is settled": ("interrupts", "Interrupts", "hear_last_press", 99),
+    "in the records": ("chronicle", "Chronicle", "attempt_finished", 99),
+    "in the last incident": ("response", "Response", "conclude", 99),
+    "in the end by force": ("shutdown", "Shutdown", "advance", 99),
+}
+FAULTY = """
+import unsloth_watch.supervise.{module} as module
+right, met = module.{kind}.{name}, []
+def fail(self, *words, **more):
+    met.append(1)
+    if len(met) <= {times}:
+        raise KeyError("a word that is not there")
+    return right(self, *words, **more)
+module.{kind}.{name} = fail
+"""
+
 
 def bend(place: Path, code: str) -> list[str]:
     """Return the words that start the real program after some code."""
@@ -113,6 +134,23 @@ def test_a_fault_around_the_judge_is_told_and_the_hang_is_ended_nevertheless(
     assert status == 124, err
     assert len(told(watched, sensor)) == 1
     assert watched.summary()["outcome"] == "hung"
+
+
+@pytest.mark.parametrize("where", END_FAULTS)
+def test_a_fault_on_the_way_to_the_end_costs_neither_the_commands_status_nor_its_last_words(
+    watched: Watched, tmp_path: Path, where: str
+) -> None:
+    module, kind, name, times = END_FAULTS[where]
+    fault = FAULTY.format(module=module, kind=kind, name=name, times=times)
+    text = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); print('last words'); sys.exit(7)"
+    options = (*OPTIONS, "--capture", "pipe")
+    status, out, err = watched.run(sys.executable, watched.script(text), options=options, program=bend(tmp_path, fault))
+    assert status == 7, err
+    pid, words = out.split(b"\n", 1)
+    assert words == b"last words\n"
+    until(lambda: not Path(f"/proc/{int(pid)}").exists(), seconds=60)
+    assert told(watched, "end of the run")
+    assert watched.summary()["outcome"] == "failed"
 
 
 def test_reads_and_writes_that_cannot_be_seen_are_said_once(watched: Watched, tmp_path: Path) -> None:

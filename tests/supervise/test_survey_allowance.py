@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unsloth_watch.supervise.allowance import SAVED_S, SHARE, Allowance
+from unsloth_watch.supervise.allowance import LARGE_S, SAVED_S, SHARE, VAIN_SHARE, Allowance
 
 pytestmark = pytest.mark.quick
 
@@ -40,3 +40,17 @@ def test_no_more_is_saved_up_than_the_most():
     assert allowance.has_left(1e6)
     allowance.take(SAVED_S)
     assert not allowance.has_left(1e6)
+
+
+def test_a_large_one_that_could_not_be_finished_is_not_repeated_before_its_share_allows():
+    allowance = Allowance(0.0)
+    assert not allowance.is_resting(0.0)
+    allowance.rest_after(4.0, now=10.0)
+    assert allowance.is_resting(10.0 + 0.99 * 4.0 / VAIN_SHARE)
+    assert not allowance.is_resting(10.0 + 1.01 * 4.0 / VAIN_SHARE)
+
+
+def test_a_small_one_that_could_not_be_finished_may_be_repeated_at_once():
+    allowance = Allowance(0.0)
+    allowance.rest_after(0.99 * LARGE_S, now=10.0)
+    assert not allowance.is_resting(10.0)

@@ -2,8 +2,8 @@
 
 # /// zoo
 # expect = "hang"
-# causes = ["poll-loop"]
-# culprit = ["rendezvous"]
+# causes = ["collective-mismatch"]
+# culprit = ["another machine"]
 # provable = false
 # needs = ["torch"]
 # stdin = "null"

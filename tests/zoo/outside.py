@@ -2,10 +2,12 @@
 
 wake PATH: listen on a UNIX socket there. A program says ``KIND SECONDS WORDS``, may pass a descriptor, and after so many seconds it is
 woken: ``answer`` by a line on that connection, ``write`` by eight bytes into the descriptor, ``close`` by closing it (flock), ``touch``
-by making a file, ``fifo`` by a line into one, ``post`` by raising a named semaphore, ``signal`` by sending one to a process,
-``manager`` by an item for the queue of a ``multiprocessing`` manager.
+by making a file, ``fifo`` by a line into one, ``post`` by raising a named semaphore, ``raise`` by raising one at the beginning of shared
+memory with a name, ``signal`` by sending one to a process, ``manager`` by an item for the queue of a ``multiprocessing`` manager.
+``stream`` sends 80 kB/s meanwhile.
 
-flock PATH, fcntl PATH: hold that lock. serve MODE PATH: listen, write the port to PATH; MODE is one of
+flock PATH, fcntl PATH: hold that lock. sqlite PATH: make a database and keep a write transaction open. serve MODE PATH: listen, write
+the port to PATH; MODE is one of
 
 - ``silent``: accept, take the request and never answer
 - ``half``: answer a GET with half a file, then nothing
@@ -45,6 +47,12 @@ def main() -> None:
         waker.bind(path)
         waker.listen()
         threading.Thread(target=accept, args=(waker, "wake"), daemon=True).start()
+    elif kind == "sqlite":
+        import sqlite3
+
+        database = sqlite3.connect(path, isolation_level=None)
+        database.execute("CREATE TABLE trials (loss REAL)")
+        database.execute("BEGIN IMMEDIATE")  # held for life
     else:
         file = open(path, "a+")  # held for life
         (fcntl.flock if kind == "flock" else fcntl.lockf)(file, fcntl.LOCK_EX)
@@ -86,6 +94,9 @@ def wake(client: socket.socket) -> None:
         held = open(words[0], "a+")
         fcntl.flock(held, fcntl.LOCK_EX)
     client.sendall(b"!")
+    if kind == "stream":
+        stream(client, float(seconds))
+        return
     time.sleep(float(seconds))
     if kind == "answer":
         client.sendall(b"answer\n")
@@ -102,6 +113,13 @@ def wake(client: socket.socket) -> None:
         import _multiprocessing
 
         _multiprocessing.SemLock._rebuild(0, 1, 1, words[0]).release()
+    elif kind == "raise":
+        import ctypes
+        import mmap
+
+        with open(f"/dev/shm/{words[0]}", "r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        ctypes.CDLL(None).sem_post(ctypes.byref(ctypes.c_char.from_buffer(memory)))
     elif kind == "signal":
         os.kill(int(words[0]), int(words[1]))
     elif kind == "manager":
@@ -114,6 +132,14 @@ def wake(client: socket.socket) -> None:
     client.recv(1)  # until the program has gone on and ended
     for descriptor in descriptors:
         os.close(descriptor)
+
+
+def stream(client: socket.socket, seconds: float) -> None:
+    """Send 80 kB/s."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        client.sendall(bytes(4000))
+        time.sleep(0.05)
 
 
 def answer(client: socket.socket, mode: str) -> None:

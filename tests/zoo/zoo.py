@@ -112,8 +112,8 @@ def outside(*words: str) -> Path:
     return path
 
 
-def ask_waker(kind: str, *words: object, descriptors: tuple[int, ...] = ()) -> socket.socket:
-    """Ask somebody outside the tree to wake this program after 0.6 stall timeouts; ``kind`` and words are those of ``outside.py wake``.
+def ask_waker(kind: str, *words: object, descriptors: tuple[int, ...] = (), after_stalls: float = 0.6) -> socket.socket:
+    """Ask somebody outside the tree to wake this program after so many stall timeouts; ``kind`` and words are those of ``outside.py wake``.
 
     Returns the connection, which the caller keeps open.
     """
@@ -121,7 +121,7 @@ def ask_waker(kind: str, *words: object, descriptors: tuple[int, ...] = ()) -> s
 
     client = socket.socket(socket.AF_UNIX)
     client.connect(str(outside("wake", "waker")))
-    socket.send_fds(client, [" ".join([kind, str(0.6 * stall()), *map(str, words)]).encode()], list(descriptors))
+    socket.send_fds(client, [" ".join([kind, str(after_stalls * stall()), *map(str, words)]).encode()], list(descriptors))
     assert client.recv(1) == b"!"
     return client
 

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 import msgspec
 
 from unsloth_watch.capture.deadline import Deadline
-from unsloth_watch.capture.memory import read_timespec
+from unsloth_watch.capture.memory import read_pause
 from unsloth_watch.capture.pool import spread
 from unsloth_watch.capture.syscalls import name_syscall
 from unsloth_watch.capture.text import decode
 from unsloth_watch.capture.waits import read_task
 from unsloth_watch.model.evidence import ProcessEvidence
+from unsloth_watch.waits.wait import is_sleep
 
 WATCH_S = 1.2
 """Longest watch of a process: two rounds of a poll each half second. A poll each 2 s is seen in three of five captures."""
@@ -36,7 +37,6 @@ MAX_PROCESSES = 4
 _AWAKE_S = 0.02
 # How long a wake-up is followed: an HTTP request over loopback is done in some ms.
 _EARLY_S = 0.002
-_SLEEPS = ("clock_nanosleep", "nanosleep")
 _TIMER_ABSTIME = 1
 
 
@@ -63,7 +63,7 @@ def _is_polling(process: ProcessEvidence) -> bool:
     thread = process.main_thread
     if thread is None or not thread.frames:
         return False
-    is_asleep = thread.state == "S" and thread.call in _SLEEPS
+    is_asleep = thread.state == "S" and is_sleep(thread.call, thread.syscall_args)
     return is_asleep or any("sleep(" in call for loop in thread.loops for call in loop.calls)
 
 
@@ -79,12 +79,14 @@ def watch_descriptors(pid: int, seconds: float) -> tuple[str, ...]:
     for _ in range(MAX_WAKES):
         if free is None or rounds >= ROUNDS:
             break
-        left = _sleep_left(pid)
-        if left is None or left > patience.left() or patience.is_over:
+        nap = _read_nap(pid)
+        if nap is None or nap.left_s > patience.left() or patience.is_over:
             break
         rounds += bool(found)
-        time.sleep(max(0.0, left - _EARLY_S))
-        awake = Deadline(min(_AWAKE_S, patience.left()))
+        if nap.is_clocked:
+            time.sleep(max(0.0, nap.left_s - _EARLY_S))
+        # When a relative sleep ends is not known: one whole round of it has a wake-up.
+        awake = Deadline(min(_AWAKE_S if nap.is_clocked else 2 * nap.left_s + _AWAKE_S, patience.left()))
         while not awake.is_over:
             try:
                 found[decode(os.readlink(f"/proc/{pid}/fd/{free}".encode()))] = None
@@ -104,21 +106,29 @@ def _find_free(pid: int) -> int | None:
     return next(number for number in range(len(taken) + 1) if number not in taken)
 
 
-def _sleep_left(pid: int) -> float | None:
-    """Return the seconds that the main thread will still sleep: 0 while it is awake, None where that cannot be read."""
+class _Nap(msgspec.Struct, frozen=True):
+    """How long a thread will still sleep.
+
+    Attributes:
+        left_s: Seconds, 0 while it is awake; half of a relative sleep, of which it is not known how much is over.
+        is_clocked: Whether that is known. Python's ``time.sleep`` is a relative one before 3.11.
+    """
+
+    left_s: float = 0.0
+    is_clocked: bool = True
+
+
+def _read_nap(pid: int) -> _Nap | None:
+    """Return how long the main thread will still sleep; None where that cannot be read."""
     task = read_task(pid, pid)
     if task is None:
         return None
     call = name_syscall(task.syscall)
-    if call is None:
-        return 0.0
-    if call not in _SLEEPS or len(task.args) < 4:
-        return 0.0
-    is_clock = call == "clock_nanosleep"
-    seconds = read_timespec(pid, task.args[2 if is_clock else 0])
+    if call is None or not is_sleep(call, task.args) or len(task.args) < 4:
+        return _Nap()
+    seconds = read_pause(pid, call, task.args)
     if seconds is None:
         return None
-    if is_clock and task.args[1] & _TIMER_ABSTIME:
-        return max(0.0, seconds - time.clock_gettime(task.args[0] & 0xFFFFFFFF)) if task.args[0] in (0, 1, 7) else None
-    # How much of a relative sleep is over is not known: half of it, and the rest is asked for again.
-    return seconds / 2
+    if call == "clock_nanosleep" and task.args[1] & _TIMER_ABSTIME:
+        return _Nap(max(0.0, seconds - time.clock_gettime(task.args[0]))) if task.args[0] in (0, 1, 7) else None
+    return _Nap(seconds / 2, is_clocked=False)

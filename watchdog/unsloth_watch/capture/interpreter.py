@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from unsloth_watch.capture.deadline import DeadlineError, run_command
+from unsloth_watch.capture.command import run_command
+from unsloth_watch.capture.deadline import DeadlineError
 from unsloth_watch.capture.text import decode
 from unsloth_watch.capture.versions import DISTRIBUTIONS, normalise_name
 from unsloth_watch.model.invocation import is_python

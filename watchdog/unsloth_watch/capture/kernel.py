@@ -7,7 +7,8 @@ import re
 import shutil
 from collections.abc import Collection
 
-from unsloth_watch.capture.deadline import DeadlineError, run_command
+from unsloth_watch.capture.command import run_command
+from unsloth_watch.capture.deadline import DeadlineError
 from unsloth_watch.capture.text import decode
 
 MAX_LINES = 40

@@ -32,6 +32,7 @@ class LockLine(msgspec.Struct, frozen=True):
         device: ``major:minor`` in hexadecimal.
         inode: Inode number.
         is_waiter: Whether it is a blocked request.
+        start: First byte; None if the line does not say it.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class LockLine(msgspec.Struct, frozen=True):
     device: str
     inode: int
     is_waiter: bool = False
+    start: int | None = None
 
     @property
     def file(self) -> tuple[str, int]:
@@ -62,7 +64,8 @@ def parse_locks(text: str) -> tuple[LockLine, ...]:
         except ValueError:
             continue
         if 0 <= number < 1 << 63 and -1 <= pid < 1 << 31 and device.count(":") == 1:
-            lines.append(LockLine(words[0], words[2], pid, device, number, is_waiter))
+            start = int(words[5]) if len(words) > 5 and words[5].isdecimal() else None
+            lines.append(LockLine(words[0], words[2], pid, device, number, is_waiter, start))
     return tuple(lines)
 
 
@@ -151,6 +154,7 @@ def join_locks(lines: Sequence[LockLine], files: Sequence[LockedFile], members: 
                 line.is_waiter,
                 read_command_line(pid),
                 pid in members,
+                line.start,
             )
         )
     return tuple(locks)

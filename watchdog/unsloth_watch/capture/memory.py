@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import struct
+from collections.abc import Sequence
 
 from unsloth_watch.capture.text import decode
 
@@ -38,11 +39,32 @@ def read_string(pid: int, address: int) -> str | None:
 
 def read_timespec(pid: int, address: int) -> float | None:
     """Return the seconds of a ``struct timespec``."""
+    return _read_time(pid, address, 1e9)
+
+
+def _read_time(pid: int, address: int, units: float) -> float | None:
+    """Return two words as seconds; of the second there are ``units`` in one."""
     raw = read_memory(pid, address, 16) if address else None
     if raw is None or len(raw) < 16:
         return None
-    seconds, nanoseconds = struct.unpack("=qq", raw)
-    return float(seconds + nanoseconds / 1e9)
+    seconds, parts = struct.unpack("=qq", raw)
+    return float(seconds + parts / units)
+
+
+def read_pause(pid: int, call: str, args: Sequence[int]) -> float | None:
+    """Return the seconds that a call which only waits for some time was given; None for other calls, and where it is not readable.
+
+    Args:
+        pid: Process.
+        call: Name of the system call.
+        args: Its raw arguments, five at least.
+    """
+    if call == "poll":
+        return (args[2] & 0xFFFFFFFF) / 1000
+    if call == "select":  # a ``struct timeval``: microseconds
+        return _read_time(pid, args[4], 1e6)
+    place = {"nanosleep": 0, "clock_nanosleep": 2, "ppoll": 2, "pselect6": 4}.get(call)
+    return None if place is None else read_timespec(pid, args[place])
 
 
 def read_poll_set(pid: int, address: int, count: int) -> tuple[int, ...]:

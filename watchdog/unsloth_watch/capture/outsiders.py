@@ -18,10 +18,13 @@ from unsloth_watch.waits.wait import Class
 
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the flags of ``stat``
 _SHARED_DIRECTORY = "/dev/shm/"  # noqa: S108 - read, never written
-_OWN_NAMES = ("sem.mp-", "sem.loky-", "torch_", "psm_")
-# Shared memory that has a name, but one which Python and torch drew at random: nobody else knows it.
+_OWN_NAMES = ("sem.mp-", "sem.loky-", "torch_")
+# Shared memory that has a name, but one which Python and torch drew at random: nobody else knows it. Those of
+# multiprocessing.shared_memory (``psm_``) are random too, but made to be told to others.
 _NAMELESS = ("/dev/zero", "/memfd:")
 # Anonymous shared memory, and memory that only whoever gets its descriptor can map.
+_AIO = "/[aio]"
+# The ring of io_setup(2), in the maps of whoever may have asked for I/O of which an eventfd tells the end (IOCB_FLAG_RESFD).
 
 
 def ask_outsiders(survey: Evidence, deadline: Deadline) -> Evidence:
@@ -54,6 +57,9 @@ def find_outsiders(asked: Collection[str], members: Collection[int], deadline: D
     links = {target for target in asked if target.startswith(("pipe:", "socket:", "eventfd ", "/"))}
     memory = set(asked) - links
     found = list(_find_named(memory, members))
+    if any(target.startswith("eventfd ") for target in links) and any(map(_has_aio, members)):
+        # Which of them the kernel will write to is not to be seen.
+        found += (Outsider(target, 0) for target in links if target.startswith("eventfd "))
     unseen = 0
     for name in os.listdir("/proc"):
         if not name.isdecimal() or int(name) in members:
@@ -107,6 +113,17 @@ def _list_mapped(pid: int) -> Iterator[tuple[str, str]]:
         fields = line.split(None, 5)
         if len(fields) >= 5 and fields[1].endswith("s"):
             yield f"{fields[3]}:{fields[4]}", fields[5] if len(fields) > 5 else ""
+
+
+def _has_aio(pid: int) -> bool:
+    """Whether a process may have asynchronous I/O under way; False for one that has ended, or whose maps may not be read.
+
+    What may not be read of a member spoils the proof already.
+    """
+    try:
+        return any(path.startswith(_AIO) for _, path in _list_mapped(pid))
+    except OSError:
+        return False
 
 
 def _find_named(memory: Collection[str], members: Collection[int]) -> Iterator[Outsider]:

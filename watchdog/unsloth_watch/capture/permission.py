@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 
-from unsloth_watch.capture.deadline import Deadline, DeadlineError, own_child, within
+from unsloth_watch.capture.command import own_child
+from unsloth_watch.capture.deadline import Deadline, DeadlineError, within
 from unsloth_watch.capture.dump import Dump, DumpFailure, Failure
 from unsloth_watch.capture.pyspy import dump
 from unsloth_watch.capture.waits import parse_status, read_file

@@ -9,6 +9,7 @@ import msgspec
 
 from unsloth_watch.capture.memory import (
     read_address,
+    read_pause,
     read_poll_set,
     read_select_sets,
     read_string,
@@ -16,6 +17,7 @@ from unsloth_watch.capture.memory import (
 )
 from unsloth_watch.capture.syscalls import name_syscall
 from unsloth_watch.capture.waits import Task
+from unsloth_watch.waits.wait import is_sleep
 
 
 class Wait(msgspec.Struct, frozen=True):
@@ -70,7 +72,7 @@ def describe_wait(task: Task, scene: Scene, machine: str | None = None) -> Wait 
     if call is None:
         return None
     args = (*task.args, 0, 0, 0, 0, 0, 0)[:6]
-    describe = _PHRASES.get(call)
+    describe = _sleep if is_sleep(call, args) else _PHRASES.get(call)
     phrase, fds = describe(call, args, scene) if describe else (call, ())
     index = _PATH_ARGUMENTS.get(call)
     return Wait(call, phrase, fds, None if index is None else read_string(scene.pid, args[index]))
@@ -155,11 +157,10 @@ def _epoll(call: str, args: _Args, scene: Scene) -> _Said:
 
 
 def _sleep(call: str, args: _Args, scene: Scene) -> _Said:
-    is_clock = call == "clock_nanosleep"
-    seconds = read_timespec(scene.pid, args[2 if is_clock else 0])
+    seconds = read_pause(scene.pid, call, args)
     if seconds is None:
         return f"sleeps ({call})", ()
-    if is_clock and args[1] & 1:  # TIMER_ABSTIME, as Python's time.sleep asks for on CLOCK_MONOTONIC since 3.11
+    if call == "clock_nanosleep" and args[1] & 1:  # TIMER_ABSTIME, as Python's time.sleep asks for on CLOCK_MONOTONIC since 3.11
         clock = _int(args[0])
         if clock not in {0, 1, 7}:
             return f"sleeps ({call})", ()

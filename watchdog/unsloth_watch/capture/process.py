@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 
-from unsloth_watch.capture.deadline import DeadlineError, within
+from unsloth_watch.capture.deadline import DeadlineError, within_each
 from unsloth_watch.capture.descriptors import OpenFile, read_open_files
+from unsloth_watch.capture.limits import read_limits
 from unsloth_watch.capture.phrase import Scene, Wait, describe_wait
 from unsloth_watch.capture.text import decode
 from unsloth_watch.capture.waits import Task, parse_stat, parse_status, read_file, read_tasks
 from unsloth_watch.model.process import ProcessRef
 
-T = TypeVar("T")
-
-LIMITS = frozenset({"Max cpu time", "Max file size", "Max processes", "Max open files", "Max locked memory", "Max address space"})
-"""Limits that stop a program or make its calls fail."""
 _READ_S = 1.0
 """Deadline of one group of reads: they take 10 ms for 200 threads, and a second means that a lock of the kernel is held."""
 
@@ -94,8 +90,55 @@ class ProcessRead(msgspec.Struct, frozen=True):
         return re.match(r"(python|pypy)", os.path.basename(self.executable or "")) is not None
 
 
-def read_process(ref: ProcessRef) -> ProcessRead | None:
-    """Return what /proc says about a process, or None when it has ended (a PID that was reused has ended, too)."""
+class _Parts:
+    """What is read of a process one part after the other; a part that is late or refused stays None.
+
+    Args:
+        pid: The process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.files: tuple[OpenFile, ...] | None = None
+        self.tasks: tuple[Task, ...] | None = None
+        self.waits: dict[int, Wait] | None = None
+        self.command: tuple[str, ...] | None = None
+        self.environment: dict[str, str] | None = None
+        self._pid = pid
+
+    def read(self, ref: ProcessRef, *, is_zombie: bool, is_brief: bool) -> list[str]:
+        """Read all parts, and return what is missing and why."""
+        # The waits at once: the array that a poll points to is another one after the next time-out, and a dump takes 0.3 s.
+        parts = {"threads and their waits": self._read_tasks, "targets of the calls": self._read_waits}
+        if not is_zombie:
+            parts = {"open descriptors": self._read_files, **parts}
+        if not is_zombie and not is_brief:
+            parts |= {"command line": self._read_command, "environment": self._read_environment}
+        faults = zip(parts, within_each(_READ_S, list(parts.values())), strict=True)
+        return [phrase for what, fault in faults if fault is not None and (phrase := _tell_fault(what, fault, ref))]
+
+    def _read_files(self) -> None:
+        self.files = read_open_files(self._pid)
+
+    def _read_tasks(self) -> None:
+        self.tasks = read_tasks(self._pid)
+
+    def _read_waits(self) -> None:
+        self.waits = describe_waits(self._pid, self.tasks or (), self.files or ())
+
+    def _read_command(self) -> None:
+        self.command = _read_command(self._pid)
+
+    def _read_environment(self) -> None:
+        self.environment = _read_environment(self._pid)
+
+
+def read_process(ref: ProcessRef, *, is_brief: bool = False) -> ProcessRead | None:
+    """Return what /proc says about a process, or None when it has ended (a PID that was reused has ended, too).
+
+    Args:
+        ref: The process.
+        is_brief: Without command line, environment and limits.
+    """
     folder = f"/proc/{ref.pid}"
     try:
         line = read_file(f"{folder}/stat")
@@ -105,19 +148,13 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
     stat = parse_stat(line)
     if stat is None or stat.start_ticks != ref.start_ticks:
         return None
-    missing: list[str] = []
     is_zombie = stat.state in "ZX"
-    files = None if is_zombie else _attempt(missing, ref, "open descriptors", read_open_files)
-    tasks = _attempt(missing, ref, "threads and their waits", read_tasks) or ()
-    # At once: the array that a poll points to is another one after the next time-out, and a dump takes 0.3 s.
-    waits = _attempt(missing, ref, "targets of the calls", lambda pid: _describe_waits(pid, tasks, files or ()))
-    command = environment = None
-    if not is_zombie:
-        command = _attempt(missing, ref, "command line", _read_command)
-        environment = _attempt(missing, ref, "environment", _read_environment)
-        blocked = [task for task in tasks if task.state in "SD"]
-        if blocked and all(task.syscall is None for task in blocked):
-            missing.append(f"system calls of PID {ref.pid}: not readable; {_REMEDY}")
+    parts = _Parts(ref.pid)
+    missing = parts.read(ref, is_zombie=is_zombie, is_brief=is_brief)
+    tasks = parts.tasks or ()
+    blocked = [task for task in tasks if task.state in "SD"]
+    if not is_zombie and blocked and all(task.syscall is None for task in blocked):
+        missing.append(f"system calls of PID {ref.pid}: not readable; {_REMEDY}")
     if not _is_same(ref):
         return None
     uids = status.get("Uid", "").split()
@@ -125,15 +162,15 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
         ref=ref,
         ppid=stat.ppid,
         state=stat.state,
-        command=command,
+        command=parts.command,
         executable=_read_link(f"{folder}/exe"),
         cwd=_read_link(f"{folder}/cwd"),
-        environment=environment,
+        environment=parts.environment,
         uid=int(uids[1]) if len(uids) > 1 else None,
         tracer_pid=int(status.get("TracerPid", "0") or 0),
         tasks=tasks,
         namespace_tids=_namespace_tids(ref.pid, tasks, status),
-        files=files,
+        files=parts.files,
         missing=tuple(missing),
         signals_caught=_read_mask(status.get("SigCgt")),
         has_timers=_has_timers(ref.pid),
@@ -143,12 +180,13 @@ def read_process(ref: ProcessRef) -> ProcessRead | None:
         wait_status=parse_wait_status(line) if is_zombie else None,
         rss_bytes=_read_kilobytes(status.get("VmRSS")),
         swap_bytes=_read_kilobytes(status.get("VmSwap")),
-        limits={} if is_zombie else _read_limits(folder),
-        waits=waits,
+        limits={} if is_zombie or is_brief else read_limits(ref.pid),
+        waits=parts.waits,
     )
 
 
-def _describe_waits(pid: int, tasks: Sequence[Task], files: Sequence[OpenFile]) -> dict[int, Wait]:
+def describe_waits(pid: int, tasks: Sequence[Task], files: Sequence[OpenFile]) -> dict[int, Wait]:
+    """Return what the threads of a process wait for, by thread id; none of one that is in no known call."""
     scene = Scene(pid, {file.fd: file.target for file in files}, {file.fd: file.watched for file in files if file.watched})
     found = {task.tid: describe_wait(task, scene) for task in tasks if task.state not in "ZX"}
     return {tid: wait for tid, wait in found.items() if wait is not None}
@@ -191,23 +229,6 @@ def parse_wait_status(line: bytes) -> int | None:
         return None
 
 
-def parse_limits(raw: bytes) -> dict[str, str]:
-    """Return the soft limits of a ``limits`` file that may stop a program and are not unlimited: ``Max open files`` → ``1024``."""
-    found = {}
-    for line in decode(raw).splitlines():
-        name, value = line[:26].strip(), line[26:].split()[:1]
-        if name in LIMITS and value and value[0].isdecimal():
-            found[name] = value[0]
-    return found
-
-
-def _read_limits(folder: str) -> dict[str, str]:
-    try:
-        return parse_limits(read_file(f"{folder}/limits"))
-    except OSError:
-        return {}
-
-
 def _has_timers(pid: int) -> bool | None:
     """Whether a process made timers with timer_create(2); None where the kernel does not say (CONFIG_CHECKPOINT_RESTORE off)."""
     try:
@@ -219,18 +240,19 @@ def _has_timers(pid: int) -> bool | None:
 _REMEDY = "run as the job's user or with CAP_SYS_PTRACE"
 
 
-def _attempt(missing: list[str], ref: ProcessRef, what: str, read: Callable[[int], T]) -> T | None:
-    """Return what ``read`` gives within its deadline, or say in ``missing`` why it does not."""
-    try:
-        return within(_READ_S, read, ref.pid)
-    except DeadlineError as error:
-        missing.append(f"{what} of PID {ref.pid}: {error}; the kernel holds a lock of the process, look at its threads in state D")
-    except PermissionError:
-        missing.append(f"{what} of PID {ref.pid}: no permission; {_REMEDY}")
-    except OSError as error:
-        if _is_same(ref):
-            missing.append(f"{what} of PID {ref.pid}: {error.strerror}")
-    return None
+def _tell_fault(what: str, fault: Exception, ref: ProcessRef) -> str:
+    """Return why a part of a process could not be read; empty where that is only because it has ended.
+
+    Raises:
+        Exception: The fault, if it is one of ours.
+    """
+    if isinstance(fault, DeadlineError):
+        return f"{what} of PID {ref.pid}: {fault}; the kernel holds a lock of the process, look at its threads in state D"
+    if isinstance(fault, PermissionError):
+        return f"{what} of PID {ref.pid}: no permission; {_REMEDY}"
+    if isinstance(fault, OSError):
+        return f"{what} of PID {ref.pid}: {fault.strerror}" if _is_same(ref) else ""
+    raise fault
 
 
 def _is_same(ref: ProcessRef) -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from unsloth_watch.capture.deadline import Deadline, DeadlineError, Outcome, run_command
+from unsloth_watch.capture.command import Outcome, run_command
+from unsloth_watch.capture.deadline import Deadline, DeadlineError
 from unsloth_watch.capture.dump import Dump, DumpFailure, Failure, classify_failure, parse_dump
 from unsloth_watch.capture.text import decode
 

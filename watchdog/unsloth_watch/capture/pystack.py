@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 
-from unsloth_watch.capture.deadline import DeadlineError, run_command
+from unsloth_watch.capture.command import run_command
+from unsloth_watch.capture.deadline import DeadlineError
 from unsloth_watch.capture.dump import Dump, DumpFailure, Failure, PythonThread
 from unsloth_watch.capture.text import decode
 from unsloth_watch.model.evidence import Frame

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from unsloth_watch.capture.dump import Dump, PythonThread
 from unsloth_watch.capture.interpreterlock import find_askers
@@ -13,6 +13,7 @@ from unsloth_watch.capture.phrase import Wait
 from unsloth_watch.capture.process import ProcessRead
 from unsloth_watch.capture.syscalls import name_syscall
 from unsloth_watch.capture.text import decode
+from unsloth_watch.capture.threadids import read_thread_ids
 from unsloth_watch.capture.waits import Task, read_file
 from unsloth_watch.model.evidence import ThreadEvidence
 
@@ -21,11 +22,17 @@ _MAX_STACK_BYTES = 64 << 20
 _VERSION = re.compile(r"/lib(?:64)?/python(\d\.\d+)/")
 
 
-def match_threads(process: ProcessRead, dump: Dump | None) -> dict[int, PythonThread]:
+def match_threads(process: ProcessRead, dump: Dump | None, *, reads_memory: bool = True) -> dict[int, PythonThread]:
     """Return the Python threads by kernel thread id.
 
-    By the id that Python knows (3.11 and later), in the process's own PID namespace; what is left by the handle, which lies above
-    the blocked thread's stack pointer on the same stack; and the main thread by its name.
+    By the id that Python knows (3.11 and later), in the process's own PID namespace; else by the id that the C library keeps behind
+    the handle; what is left by the handle itself, which lies above the blocked thread's stack pointer on the same stack; and the
+    main thread by its name.
+
+    Args:
+        process: What was read of it.
+        dump: Its stacks; None where there are none.
+        reads_memory: Whether to ask its memory.
     """
     matched: dict[int, PythonThread] = {}
     if dump is None:
@@ -39,12 +46,27 @@ def match_threads(process: ProcessRead, dump: Dump | None) -> dict[int, PythonTh
             matched[task.tid] = thread
         else:
             rest.append(thread)
+    if reads_memory:
+        rest = _match_handles(process, rest, matched, outer)
     for thread in rest:
-        free = [task for task in process.tasks if task.tid not in matched]
-        task = _find_task(thread, free, process.ref.pid)
+        left = [task for task in process.tasks if task.tid not in matched]
+        task = _find_task(thread, left, process.ref.pid)
         if task is not None:
             matched[task.tid] = thread
     return matched
+
+
+def _match_handles(
+    process: ProcessRead, rest: Sequence[PythonThread], matched: dict[int, PythonThread], outer: Mapping[int, Task]
+) -> list[PythonThread]:
+    """Add to ``matched`` the threads whose ids the C library tells, by their handles, and return the others."""
+    asked = {thread.handle: thread for thread in rest if thread.handle is not None}
+    free = {tid: task for tid, task in outer.items() if task.tid not in matched}
+    ids = read_thread_ids(process.ref.pid, tuple(asked), free) if asked else None
+    if ids is None:
+        return list(rest)
+    matched.update({free[tid].tid: thread for tid, thread in zip(ids, asked.values(), strict=True)})
+    return [thread for thread in rest if thread.handle is None]
 
 
 def _find_task(thread: PythonThread, free: Sequence[Task], pid: int) -> Task | None:

@@ -8,6 +8,7 @@ import msgspec
 
 from unsloth_watch.capture.text import decode
 
+_SWITCHES = b"\nvoluntary_ctxt_switches:"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -101,8 +102,9 @@ def parse_syscall(raw: bytes) -> tuple[int | None, tuple[int, ...], int | None]:
 
 def parse_status(raw: bytes) -> dict[str, str]:
     """Return a ``status`` file's lines by name."""
-    pairs = (line.partition(b":") for line in raw.splitlines())
-    return {decode(name): decode(value).strip() for name, _, value in pairs}
+    # Decoded at once: 55 lines one by one take twice as long.
+    pairs = (line.partition(":") for line in decode(raw).split("\n") if line)
+    return {name: value.strip() for name, _, value in pairs}
 
 
 def read_task(pid: int, tid: int) -> Task | None:
@@ -116,7 +118,7 @@ def read_task(pid: int, tid: int) -> Task | None:
         return None
     number, args, stack_pointer = parse_syscall(_try_read(f"{folder}/syscall") or b"")
     channel = _try_read(f"{folder}/wchan")
-    vctx = parse_status(_try_read(f"{folder}/status") or b"").get("voluntary_ctxt_switches", "")
+    vctx = (_try_read(f"{folder}/status") or b"").partition(_SWITCHES)[2].partition(b"\n")[0].strip()
     return Task(
         tid=tid,
         comm=stat.comm,
@@ -126,7 +128,7 @@ def read_task(pid: int, tid: int) -> Task | None:
         syscall=number,
         args=args,
         stack_pointer=stack_pointer,
-        vctx=int(vctx) if vctx.isdecimal() else None,
+        vctx=int(vctx) if vctx.isdigit() else None,
     )
 
 

@@ -60,7 +60,10 @@ def _find_wait(found: Trace) -> Key | None:
 
 def _is_elsewhere(found: Trace) -> bool:
     """Whether the chain ends at something that somebody else may end, and no stack tells more of it to another rule."""
-    return found.want.aim is Aim.OUTSIDE or (found.want.aim is Aim.CHANNEL and not found.thread.frames)
+    targets = found.graph.scene.waits[found.end].targets
+    # Libraries of native code wake whoever waits by an eventfd: what they themselves wait for is not seen.
+    is_blind = not found.thread.frames or (bool(targets) and all(target.startswith("eventfd ") for target in targets))
+    return found.want.aim is Aim.OUTSIDE or (found.want.aim is Aim.CHANNEL and is_blind)
 
 
 def is_native_wait(found: Trace) -> bool:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from unsloth_watch.diagnose.blame import Trace, explain, make_culprit, tell, trace
 from unsloth_watch.diagnose.case import Case
+from unsloth_watch.diagnose.missingrank import explain_missing
 from unsloth_watch.diagnose.waitremedies import mend_ranks
-from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status
+from unsloth_watch.model.diagnosis import Diagnosis, Status
 from unsloth_watch.waits.scene import Key
 from unsloth_watch.waits.want import Aim
-
-_START = ("init_process_group", "_store_based_barrier", "_create_c10d_store", "_tcp_rendezvous_handler", "_env_rendezvous_handler")
 
 
 class CollectiveMismatch:
@@ -35,7 +34,7 @@ class CollectiveMismatch:
             return _explain_different(found, [first, *others])
         if others:
             return _explain_outlier(found, first)
-        return _explain_missing(found, first)
+        return explain_missing(found, first)
 
 
 def _explain_outlier(found: Trace, first: Key) -> Diagnosis | None:
@@ -79,29 +78,3 @@ def _find_odd(found: Trace, keys: list[Key]) -> Key:
     """Return the rank whose place the fewest share; of equals the lowest rank, which most often does something alone."""
     places = [str(found.graph.wants[key].frame) for key in keys]
     return min(keys, key=lambda key: (places.count(str(found.graph.wants[key].frame)), found.graph.ranks.get(key[0], key[0])))
-
-
-def _explain_missing(found: Trace, first: Key) -> Diagnosis:
-    want = found.graph.wants[first]
-    environment = found.graph.scene.processes[first[0]].environment or {}
-    size, here = environment.get("WORLD_SIZE", ""), len(found.graph.ranks) or 1
-    dead = [process for process in found.case.processes if process.state in ("Z", "X")]
-    is_starting = want.name.rpartition(".")[2] in _START
-    is_short = size.isdecimal() and int(size) > here
-    status = Status.SUPPORTED if found.is_lasting and (is_starting or is_short or dead) else Status.HYPOTHESIS
-    more = [Statement(f"WORLD_SIZE is {size}, and {here} of the ranks run in this job", "environment")] if is_short else []
-    more += [Statement(f"PID {process.ref.pid} has ended and is a zombie", "/proc/PID/stat") for process in dead]
-    culprit = make_culprit(found, first)
-    return explain(
-        found,
-        CollectiveMismatch.id,
-        "A rank is missing",
-        f"{tell(found, first)} ({want.name}), and no process of this job is elsewhere: a rank never started, has died, or hangs on "
-        f"another host.",
-        status,
-        confidence=0.85 if status is Status.SUPPORTED else None,
-        culprit=Culprit(kind="rank", pid=culprit.pid, rank=culprit.rank, thread=culprit.thread, frame=culprit.frame),
-        refuted_by="all ranks are there and in the same collective, which would make it a stall of the network or the device",
-        remedies=mend_ranks(),
-        more=tuple(more),
-    )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from unsloth_watch.diagnose.case import Case
+from unsloth_watch.diagnose.database import find_database_waits, name_database
 from unsloth_watch.diagnose.fingerprint import fingerprint
 from unsloth_watch.diagnose.frames import Sighting, compare_looks, find_frames, is_module, plain_name, python_frames
 from unsloth_watch.diagnose.knowledge import KnownFrame, known_frames
@@ -31,6 +32,7 @@ class _Waiter(msgspec.Struct, frozen=True):
         is_blocked: Whether the kernel itself shows the wait, so that there is one holder and no doubt.
         known: What is known about the caller; None for an unknown one.
         is_lasting: Whether it was seen there for a while.
+        is_database: Whether it waits for its turn in a database.
     """
 
     process: ProcessEvidence
@@ -40,6 +42,7 @@ class _Waiter(msgspec.Struct, frozen=True):
     is_blocked: bool
     known: KnownFrame | None = None
     is_lasting: bool = False
+    is_database: bool = False
 
 
 class LockHeldElsewhere:
@@ -51,7 +54,7 @@ class LockHeldElsewhere:
         """Return the firmest wait; None where nobody waits for a lock that somebody outside holds."""
         waiters = [
             (status, waiter)
-            for waiter in (*_find_blocked(case), *_find_polling(case), *_find_building(case))
+            for waiter in (*_find_blocked(case), *_find_polling(case), *_find_building(case), *_find_queued(case))
             for status in [_weigh(waiter)]
         ]
         if not waiters:
@@ -106,6 +109,15 @@ def _find_building(case: Case) -> Iterator[_Waiter]:
                 )
 
 
+def _find_queued(case: Case) -> Iterator[_Waiter]:
+    """Yield the waits for a database that a process outside of the job has locked."""
+    for wait in find_database_waits(case):
+        one, holders = wait.sighting, tuple(lock for lock in wait.locks if lock.pid not in case.pids)
+        if holders:
+            is_lasting = wait.is_seen and case.is_doubted and _is_lasting(case, one)
+            yield _Waiter(one.process, one.thread, one.outward, holders, False, None, is_lasting, is_database=True)
+
+
 def _is_lasting(case: Case, sighting: Sighting) -> bool:
     is_judged = case.verdict is not None and case.verdict.state in {State.SUSPECTED, State.HUNG}
     agreement = compare_looks(case, sighting)
@@ -146,6 +158,10 @@ def _weigh(waiter: _Waiter) -> Status:
     is_one = len({(lock.device, lock.inode) for lock in waiter.holders}) == 1
     is_kernel = all(lock.kind != EXISTENCE for lock in waiter.holders)
     is_tried = all(lock.path in waiter.process.glimpses for lock in waiter.holders)
+    if waiter.is_database:
+        # A writer may have come between two others: that it is the same one all the time is the judge's word.
+        is_writer = all(lock.mode == "WRITE" for lock in waiter.holders)
+        return Status.HYPOTHESIS if not waiter.is_lasting else Status.ESTABLISHED if is_one and is_writer else Status.SUPPORTED
     if is_one and is_kernel and (waiter.known is not None or is_tried) and waiter.is_lasting:
         return Status.ESTABLISHED
     return Status.SUPPORTED if waiter.is_lasting or is_one else Status.HYPOTHESIS
@@ -153,13 +169,14 @@ def _weigh(waiter: _Waiter) -> Status:
 
 def _explain(case: Case, status: Status, waiter: _Waiter) -> Diagnosis:
     holder, known, process = waiter.holders[0], waiter.known, waiter.process
-    path, who = holder.path or f"inode {holder.inode} of device {holder.device}", _name_holder(holder)
+    place = name_database(holder) if waiter.is_database else holder.path
+    path, who = place or f"inode {holder.inode} of device {holder.device}", _name_holder(holder)
     culprit = Culprit(
         kind="lock",
         pid=holder.pid if holder.pid > 0 else None,
         thread=waiter.thread.name if waiter.thread else None,
         frame=next((str(frame) for frame in python_frames(waiter.frames)), None),
-        path=holder.path,
+        path=place,
         peer=holder.holder_command,
     )
     probe = next((probe for probe in case.caches(known.cache) if holder in probe.lock_holders), None) if known else None
@@ -170,7 +187,7 @@ def _explain(case: Case, status: Status, waiter: _Waiter) -> Diagnosis:
         kind="advice",
         advice=f"kill {holder.pid}" if holder.pid > 0 else f"find the holder: fuser {path}",
     )
-    meaning = known.meaning if known else "waits for a file lock"
+    meaning = known.meaning if known else "waits for a database of SQLite" if waiter.is_database else "waits for a file lock"
     return Diagnosis(
         cause=LockHeldElsewhere.id,
         title="A lock is held by a process outside of the job",

@@ -7,7 +7,8 @@ from unsloth_watch.diagnose.case import Case
 from unsloth_watch.diagnose.waitremedies import mend_worker
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status
 from unsloth_watch.model.evidence import ProcessEvidence
-from unsloth_watch.waits.place import is_place
+from unsloth_watch.waits.place import is_library, is_place
+from unsloth_watch.waits.scene import Key
 from unsloth_watch.waits.wakers import is_shared
 from unsloth_watch.waits.want import Aim
 
@@ -40,7 +41,10 @@ class LostWorker:
             firm = Status.SUPPORTED if found.case.evidence.unseen else Status.ESTABLISHED
             status = firm if found.is_lasting or not found.list_free() else Status.HYPOTHESIS
             return _explain(found, status, dead, confidence=0.9 if status is Status.SUPPORTED else None)
-        if aim is Aim.SHARED_LOCK or (aim is Aim.EVENT and dead and is_shared(found.thread)):
+        # A manager waits for an item on behalf of its client.
+        is_served = any(is_place(frame, "/managers.py", "serve_client") for frame in found.thread.frames)
+        is_between = (aim is Aim.EVENT and is_shared(found.thread)) or (aim is Aim.QUEUE and is_served)
+        if aim is Aim.SHARED_LOCK or (dead and is_between):
             status, confidence = found.weigh_silence()
             if not dead and status is Status.ESTABLISHED:
                 # That nobody lets go of it is proven, not why: somebody alive may have taken it where no source line shows it.
@@ -56,6 +60,13 @@ def _judge_pool(found: Trace, dead: list[ProcessEvidence]) -> Diagnosis:
     if dead or replaced:
         return _explain(found, Status.ESTABLISHED if found.is_lasting else Status.SUPPORTED, dead, replaced, 0.92)
     return _explain(found, status, [])
+
+
+def _find_asker(found: Trace) -> Key:
+    """Return the last of the chain that is in code of the user: a manager that waits for its client is nowhere in it."""
+    wants = found.graph.wants
+    own = [key for key in found.chain.keys if (frame := wants[key].frame) is not None and not is_library(frame.file)]
+    return own[-1] if own else found.end
 
 
 def _tell_end(process: ProcessEvidence) -> str:
@@ -104,14 +115,15 @@ def _explain(
         lost = f"{who} {ends.pop() if len(ends) == 1 else 'have died'}"
     elif replaced:
         lost = "a worker of the pool has died and its task with it"
-    culprit = make_culprit(found, found.end)
+    asker = _find_asker(found)
+    culprit = make_culprit(found, asker)
     if dead:
         culprit = Culprit(kind="process", pid=dead[0].ref.pid, thread=culprit.thread, frame=culprit.frame)
     return explain(
         found,
         LostWorker.id,
         "A worker has died",
-        f"{tell(found, found.end)}, but {lost}: look for what killed it (memory, a signal, an exception).",
+        f"{tell(found, asker)}, but {lost}: look for what killed it (memory, a signal, an exception).",
         status,
         confidence=confidence,
         culprit=culprit,

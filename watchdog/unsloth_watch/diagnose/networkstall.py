@@ -147,8 +147,8 @@ def _weigh(case: Case, wait: _Wait, *, is_end: bool) -> tuple[Status | None, flo
     if moved is not None and moved[0] >= _MOVED_BYTES:
         return None, 0.0
     is_listening = wait.connection.state == "LISTEN"
-    if not is_end:
-        is_likely = wait.known is not None or _awaits_threads(wait.process)
+    if not is_end or _is_for_ranks(wait.thread):
+        is_likely = (wait.known is not None or _awaits_threads(wait.process)) and not _is_for_ranks(wait.thread)
         return (Status.SUPPORTED, 0.55) if is_likely and not is_listening and case.is_doubted else (Status.HYPOTHESIS, 0.3)
     if is_listening:
         return (Status.SUPPORTED, 0.6) if case.is_doubted else (Status.HYPOTHESIS, 0.2)  # a server waits so for all its life
@@ -159,6 +159,12 @@ def _weigh(case: Case, wait: _Wait, *, is_end: bool) -> tuple[Status | None, flo
     if not case.is_doubted:
         return Status.HYPOTHESIS, 0.4  # a healthy program, too, may wait some seconds for an answer
     return (Status.SUPPORTED, 0.8) if wait.thread.call in _POLLS and len(wait.thread.wait_fds) > 2 else (Status.ESTABLISHED, 0.95)
+
+
+def _is_for_ranks(thread: ThreadEvidence) -> bool:
+    """Whether a thread asks a store that it has met before: that one is silent until another rank has written its part."""
+    innermost = next((frame for frame in thread.frames if not frame.is_native), None)
+    return innermost is not None and is_module(innermost.file, "torch.distributed.distributed_c10d")
 
 
 def _awaits_threads(process: ProcessEvidence) -> bool:
@@ -265,5 +271,10 @@ def _advise(wait: _Wait, who: str) -> tuple[Remedy, ...]:
             Remedy("check-network", f"{who} has to answer first", "advice", advice=f"check that {who} can be reached from here"),
             relaunch("it may answer the next attempt"),
         )
+    if wait.known is not None and wait.known.id == "torch-rendezvous":
+        peer = wait.connection.remote
+        advice = f"check that MASTER_ADDR and MASTER_PORT name rank 0 of this job: what listens on {peer} is no store, or it hangs"
+        why = f"{peer} has to answer as a store does"
+        return (relaunch("rank 0 may answer the next attempt"), Remedy("check-rendezvous", why, "advice", advice=advice))
     why = f"a new connection to {who} may be answered; give the call a timeout so that it tries again by itself"
     return (relaunch(why),)

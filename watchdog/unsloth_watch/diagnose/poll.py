@@ -13,10 +13,8 @@ from unsloth_watch.diagnose.frames import is_library, is_module, own_frame, plai
 from unsloth_watch.diagnose.knowledge import find_known
 from unsloth_watch.model.evidence import Frame, ProcessEvidence, SourceLoop, ThreadEvidence
 from unsloth_watch.waits.loops import WAITING_FILES
-from unsloth_watch.waits.wait import find_loop
+from unsloth_watch.waits.wait import find_loop, is_sleep
 
-_SLEEPS = frozenset({"nanosleep", "clock_nanosleep"})
-_TIMED = frozenset({"select", "pselect6", "poll", "ppoll"})
 _SUBJECTS: tuple[tuple[str, str], ...] = (
     (
         "path",
@@ -129,8 +127,7 @@ def _calls_sleep(loop: SourceLoop) -> bool:
 
 
 def _is_sleeping(thread: ThreadEvidence) -> bool:
-    is_pause = thread.call in _SLEEPS or (thread.call in _TIMED and not thread.wait_fds)
-    return thread.state == "S" and is_pause and bool(thread.frames)
+    return thread.state == "S" and is_sleep(thread.call, thread.syscall_args) and bool(thread.frames)
 
 
 def _has_pause(loop: SourceLoop, thread: ThreadEvidence) -> bool:

@@ -14,10 +14,10 @@ from unsloth_watch.diagnose.remedies import Need, choose_remedies
 from unsloth_watch.diagnose.rule import CONFIDENCE
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Remedy, Statement, Status
 from unsloth_watch.model.evidence import ProcessEvidence, ThreadEvidence
+from unsloth_watch.waits.ends import TERMINALS
 
 _READS = frozenset({"read", "readv", "select", "pselect6", "poll", "ppoll"})
 _READ_NUMBER = 0  # of read(2) on x86-64, for captures in which the call has no name
-_TERMINALS = ("/dev/tty", "/dev/pts/", "/dev/console", "/dev/hvc")
 _ASKING = frozenset({"input", "getpass", "unix_getpass", "_raw_input", "prompt_choice", "readline"})
 
 
@@ -41,7 +41,7 @@ class _Question(msgspec.Struct, frozen=True):
     @property
     def place(self) -> str:
         """What is read, for people."""
-        if (self.target or "").startswith(_TERMINALS):
+        if (self.target or "").startswith(TERMINALS):
             return f"the terminal ({self.target})"
         return f"standard input ({self.target or 'unknown'})"
 
@@ -72,7 +72,7 @@ def _find(case: Case) -> Iterator[_Question]:
             target = _target_of(process, fd)
             # A child with a pipe of its own waits for its parent's orders, as workers do; only the user's input counts.
             is_users = fd == 0 and (process is root or (target is not None and target == own))
-            if thread.is_main and fd is not None and (is_users or (target or "").startswith(_TERMINALS)):
+            if thread.is_main and fd is not None and (is_users or (target or "").startswith(TERMINALS)):
                 yield _Question(process, thread, fd, target)
 
 
@@ -86,7 +86,7 @@ def reads_terminal(process: ProcessEvidence) -> bool:
         return False
     fd = _read_fd(thread)
     if fd is not None:
-        return (_target_of(process, fd) or "").startswith(_TERMINALS)
+        return (_target_of(process, fd) or "").startswith(TERMINALS)
     is_asking = any(plain_name(frame.function) in _ASKING for frame in python_frames(thread.frames)[:3])
     return thread.call is None and is_asking and _terminal_of(process) is not None
 
@@ -96,7 +96,7 @@ def _target_of(process: ProcessEvidence, fd: int | None) -> str | None:
 
 
 def _terminal_of(process: ProcessEvidence) -> str | None:
-    return next((item.target for item in process.descriptors or () if item.target.startswith(_TERMINALS)), None)
+    return next((item.target for item in process.descriptors or () if item.target.startswith(TERMINALS)), None)
 
 
 def _read_fd(thread: ThreadEvidence) -> int | None:

@@ -100,6 +100,28 @@ def mend_exit() -> tuple[Remedy, ...]:
     )  # fmt: skip
 
 
+def mend_missing(who: str) -> tuple[Remedy, ...]:
+    """Return the remedies of a rank that is not there."""
+    advice = (
+        f"look at the log of {who}; check that WORLD_SIZE (--nnodes, --nproc-per-node) is the number of ranks that are started, "
+    )
+    return (
+        relaunch("a rank that was late or lost may be there at the next attempt"),
+        Remedy("start-rank", f"the others go on as soon as {who} comes", "advice",
+               advice=f"{advice}and that MASTER_ADDR and MASTER_PORT are the same for all"),
+    )  # fmt: skip
+
+
+def mend_machine(endpoint: str) -> tuple[Remedy, ...]:
+    """Return the remedies of a machine that has not joined; the endpoint is where all meet, empty if unknown."""
+    where = endpoint or "the first machine's address"
+    return (
+        relaunch("the other machine may be ready at the next attempt"),
+        Remedy("start-machine", "the launcher goes on as soon as as many machines as it was told of have joined", "advice",
+               advice=f"start the same command on every machine, and check that {where} can be reached from each of them"),
+    )  # fmt: skip
+
+
 def mend_ranks() -> tuple[Remedy, ...]:
     """Return the remedies of ranks that do not meet."""
     return (

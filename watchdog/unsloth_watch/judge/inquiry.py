@@ -102,16 +102,18 @@ def _weigh(inquiry: Inquiry, survey: Evidence, shift_s: float) -> Inquiry:
     return msgspec.structs.replace(inquiry, surveys=(survey,), doubt=found.why, pause_s=pause_s)
 
 
-def ask(inquiry: Inquiry, at: float) -> tuple[Inquiry, bool]:
+def ask(inquiry: Inquiry, at: float, *, is_doubted: bool = False) -> tuple[Inquiry, bool]:
     """Return the inquiry, and whether a survey is wanted now.
 
     Args:
         inquiry: After this sample.
         at: Its effective time.
+        is_doubted: Whether the job is suspected: then who waits for what is wanted although somebody is at work, for too little
+            to count. What comes through a pipe or a UNIX socket is seen by that alone.
     """
     asked = tuple(moment for moment in inquiry.asked if at - moment < _BUDGET_S)
     is_due = not asked or at - asked[-1] >= inquiry.pause_s - _SLACK_S
-    is_quiet = at - inquiry.moved_at >= QUIET_S - _SLACK_S and not inquiry.is_busy
+    is_quiet = at - inquiry.moved_at >= QUIET_S - _SLACK_S and (is_doubted or not inquiry.is_busy)
     is_wanted = is_quiet and is_due and not inquiry.proof and len(asked) < _BUDGET
     return msgspec.structs.replace(inquiry, asked=(*asked, at) if is_wanted else asked), is_wanted
 

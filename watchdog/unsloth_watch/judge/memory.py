@@ -8,6 +8,7 @@ from unsloth_watch.judge.connections import Flows
 from unsloth_watch.judge.data import DataMemory
 from unsloth_watch.judge.effort import Tick
 from unsloth_watch.judge.inquiry import Inquiry
+from unsloth_watch.judge.receipts import Receipts
 from unsloth_watch.judge.work import WorkMemory
 from unsloth_watch.model.process import ProcessRef
 from unsloth_watch.model.sample import Look
@@ -34,6 +35,7 @@ class Memory(msgspec.Struct, frozen=True):
         heartbeats: The command's own count when it last told one; None before.
         phase: Last guess of the phase.
         inquiry: What is known towards a proof.
+        receipts: What was taken of data that nobody counts.
         streams: Processes that waited for bytes other than over TCP when they were surveyed since the last progress.
     """
 
@@ -54,3 +56,4 @@ class Memory(msgspec.Struct, frozen=True):
     phase: str = "start"
     inquiry: Inquiry = Inquiry()
     streams: frozenset[ProcessRef] = frozenset()
+    receipts: Receipts = Receipts()

@@ -55,6 +55,17 @@ CONNECTION_BURST = 1 / 3
 INSIDE_BYTES_PER_S = 64 * 1024.0
 """The same for a connection between two processes of the job: a rank that polls a store a hundred times a second for a key moves
 12 KB/s and gets nowhere, one that exchanges gradients moves megabytes."""
+RECEIPTS_PER_S = 5.0
+"""Wakes a second of a thread that takes data which nobody counts: 3 kB/s in pieces of 300 bytes wake it 10 times, 640 KiB/s in
+pieces of 64 KiB 10 times, UDP of 58 KiB/s 50 times; a heartbeat a second once, or twice where its header comes first."""
+RECEIPT_LEAK = 0.65
+"""The same as ``LEAK`` for them: up to 3.25 wakes a second never add up."""
+SENT_WAKES = 5.0
+"""Wakes for which one of a thread stands that waits to send: the kernel wakes it when a good part of what it sent was taken. One
+that sends all it can to a reader of 130 kB/s woke 2.2 times a second, and a heartbeat never fills a socket (208 KiB)."""
+CLOCKED_WAKES = 3.0
+"""Wakes that one time limit which runs out explains, of a thread that has one. The service process of wandb 0.31 at rest (Go, a
+ticker of 100 ms) waits in epoll for 99 ms at most, and two of its threads, that hand over to each other, wake 17 times a second."""
 SHORTEST_FLOW_S = 6.0
 """Shortest window of a connection's flow, seconds: three looks at 1 Hz with one late, or at the longest rest of the sensor."""
 MEMORY_BYTES = 8 * 1024 * 1024

@@ -2,7 +2,8 @@
 
 The kernel counts what passes over a TCP connection, and where somebody stands in a file. A pipe has neither, and pread(2) moves no
 offset: that a program is fed so shows in its own totals alone, together with whatever else it reads. So those totals count only of
-a process that a survey found at such a wait. What passes through a UNIX socket by recv(2) and send(2) is in no total at all.
+a process that a survey found at such a wait. What passes through a UNIX socket by recv(2) and send(2) is in no total at all: see
+``receipts``.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from unsloth_watch.judge.effort import Effort, Kind, measure_effort, tick_of
 from unsloth_watch.judge.inquiry import ask, measure_core, weigh_surveys
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.phase import guess_phase
+from unsloth_watch.judge.receipts import weigh_receipts
 from unsloth_watch.judge.rules import BURST_LOOKS, COMPUTING_CORE, GPU_BUSY_PERCENT, LATE_LOOKS, MOST_BURST, Rules
 from unsloth_watch.judge.stacks import MOST_LOOKS, is_closed_set
 from unsloth_watch.judge.streams import find_streams
@@ -48,6 +49,7 @@ def judge(memory: Memory, sample: Sample, rules: Rules) -> tuple[Memory, Verdict
     at = sample.at - memory.lost_s
     memory, found = _weigh(memory, sample, rules, at)
     memory, effort = _measure(memory, sample, rules, at)
+    memory, effort = _receive(memory, sample, rules, effort, at)
     memory = _remember(memory, sample, found, effort, at)
     memory = _inquire(memory, sample, at, has_progress=bool(found))
     return _conclude(memory, sample, rules, effort)
@@ -108,6 +110,14 @@ def _measure(memory: Memory, sample: Sample, rules: Rules, at: float) -> tuple[M
     return msgspec.structs.replace(memory, ticks=kept, streams=streams), effort
 
 
+def _receive(memory: Memory, sample: Sample, rules: Rules, effort: Effort, at: float) -> tuple[Memory, Effort]:
+    """Weigh what is taken of data that nobody counts: a stream of it is effort where there is no other."""
+    receipts = weigh_receipts(memory.receipts, sample.receivers, rules, at)
+    if receipts.received_at == at and effort.kind is Kind.NONE:
+        effort = msgspec.structs.replace(effort, kind=Kind.COMPUTING, detail=receipts.said)
+    return msgspec.structs.replace(memory, receipts=receipts), effort
+
+
 def _remember(memory: Memory, sample: Sample, found: list[Progress], effort: Effort, at: float) -> Memory:
     has_effort = effort.kind is not Kind.NONE
     if sample.gpus and has_gpu_effort(sample.gpus, GPU_BUSY_PERCENT):
@@ -148,13 +158,15 @@ def _conclude(memory: Memory, sample: Sample, rules: Rules, effort: Effort) -> t
     patience = max(2.0 if missing else 1.0, effort.crowding)
     silent_s, idle_s = at - memory.progress_at, at - memory.effort_at
     broken = broken_rhythm(memory.work, rules, at)
-    is_circling = broken is not None and is_closed_set(memory.looks)
+    # Who takes what comes, and nobody counts it, stands in the same places all the time.
+    is_taking = memory.receipts.is_flowing(at, patience * rules.stall_s)
+    is_circling = broken is not None and not is_taking and is_closed_set(memory.looks)
     busy_limit = patience * (2 * rules.stall_s if is_circling else rules.busy_s)
     if not is_circling and memory.churn_at > memory.progress_at:
         # It paged or ended children lately: that much longer, but not for ever.
         busy_limit = max(busy_limit, patience * rules.churn_s)
     stall_limit = patience * rules.stall_s
-    inquiry, wants_survey = ask(memory.inquiry, at)
+    inquiry, wants_survey = ask(memory.inquiry, at, is_doubted=idle_s >= rules.suspect_after_s)
     memory = msgspec.structs.replace(memory, inquiry=inquiry)
     is_hung = idle_s >= stall_limit or silent_s >= busy_limit or bool(inquiry.proof)
     is_computing = idle_s < rules.look_after_s and silent_s >= rules.look_after_s
@@ -217,6 +229,8 @@ def _missing_senses(sample: Sample) -> tuple[str, ...]:
         missing.append("files")
     if sample.connections is None or "connections" in sample.degraded:
         missing.append("connections")
+    if sample.receivers is None or any(one.vctx is None for one in sample.receivers):
+        missing.append("receivers")
     if sample.gpus is None and (processes is None or any(process.has_gpu is not False for process in processes)):
         missing.append("gpu")
     return tuple(missing)
@@ -248,6 +262,8 @@ def _reasons(memory: Memory, effort: Effort, *, silent_s: float) -> list[str]:
     elif effort.seconds:
         least = effort.share * COMPUTING_CORE
         reasons.append(f"{effort.core:.1%} of a core over {effort.seconds:.0f} s (computing starts at {least:.0%})")
+    if memory.receipts.said not in ("", effort.detail):
+        reasons.append(memory.receipts.said)
     if effort.crowding > 1:
         reasons.append(f"more threads want to run here than its cores can serve: limits are {effort.crowding:.1f} times longer")
     if effort.calls >= 1 or effort.wakeups >= 1:

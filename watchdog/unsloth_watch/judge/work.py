@@ -6,18 +6,21 @@ A number that grows towards a total or by steps counts; the same line with anoth
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
 
 from unsloth_watch.judge.rules import CADENCE_FACTOR, CADENCE_INTERVALS, MOST_COUNTERS, MOST_SHAPES, WARM_UP_ADVANCES, Rules
-from unsloth_watch.model.sample import Reading
+from unsloth_watch.model.sample import INDEX, Reading
 from unsloth_watch.model.verdict import Progress, Tier
 
-METRICS = frozenset(
-    {"loss", "eval_loss", "train_loss", "grad_norm", "learning_rate", "lr", "accuracy", "acc", "reward", "perplexity", "kl"}
+METRICS = frozenset({"learning_rate", "lr", "grad_norm", "return"})
+METRIC_WORDS = frozenset(
+    {"loss", "nll", "elbo", "entropy", "perplexity", "ppl", "bpb", "bpc", "kl", "reward", "rewards", "accuracy", "acc", "auc", "f1"}
+    | {"rmse", "mse", "mae", "logloss", "bleu", "wer", "cer", "score"}
 )
-"""Results of a step: any new value says that a step was made, growing or not."""
+"""Results of a step, by name or by a word of it (``policy_loss``): any new value says that a step was made, growing or not."""
 NOISE = (
     frozenset({"attempt", "attempts", "retry", "retries", "retrying", "try", "tries", "poll", "polling", "ping"})
     | frozenset({"waited", "waiting", "elapsed", "heartbeat", "alive", "tick", "uptime", "sleeping", "timeout"})
@@ -28,6 +31,12 @@ _INTERVALS_KEPT = 50
 _VALUES_KEPT = 8
 _CLOCK_ADVANCES = 4
 """Advances after which a counter that keeps step with the clock is taken for one."""
+_LEAPS = 3
+"""Rises on end after which a bare number is taken for an index, though it goes on in leaps: of many lines the newest are read."""
+_PASS_RISES, _PASS_S = 4, 3.0
+"""Rises on end, and seconds, of a pass of a number without a total; what falls back to its start afterwards begins the next. What
+swings seldom rises so often, and does not fall at once; a table of devices is printed in no time, however often."""
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 class Counter(msgspec.Struct, frozen=True):
@@ -42,7 +51,8 @@ class Counter(msgspec.Struct, frozen=True):
         started_from: Value then.
         advances: How often it advanced.
         intervals: Seconds between advances, newest last, without the first ones: they hold compilation and warm-up.
-        recent: Newest values, for metrics.
+        recent: Newest values of a metric; the newest one alone of a number without a total.
+        rises: How often such a number rose on end.
     """
 
     name: str
@@ -54,6 +64,7 @@ class Counter(msgspec.Struct, frozen=True):
     advances: int = 0
     intervals: tuple[float, ...] = ()
     recent: tuple[float, ...] = ()
+    rises: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -123,11 +134,13 @@ def weigh_readings(
             counters.pop(next(iter(counters)))
         counters[key] = after
         if before is not None and after.advanced_at == at and not after.is_clock:
-            leading = key
+            # A bare number has no rhythm that anybody promised.
+            leading = leading if after.name.startswith(INDEX) else key
             moved[key] = moved[key][0] if key in moved else before.best, after
     for best, after in moved.values():  # one word for all that a counter did since the sample before
         goal = f" of {after.total:g}" if after.total is not None else ""
-        found.append(Progress(at, Tier.WORK, "counter", f"{after.name} {best:g} → {after.best:g}{goal}"))
+        name = "a number of its lines" if after.name.startswith(INDEX) else after.name
+        found.append(Progress(at, Tier.WORK, "counter", f"{name} {best:g} → {after.best:g}{goal}"))
     return WorkMemory(counters, frozenset(shapes), leading), found
 
 
@@ -135,10 +148,11 @@ def _advance(before: Counter | None, reading: Reading, at: float, since: float |
     """Return the counter after ``reading``, or None where it says nothing new."""
     if before is None:
         return Counter(reading.name, reading.value, reading.total, at, at, reading.value, recent=(reading.value,))
-    if reading.name in METRICS:
-        if reading.value in before.recent:
-            return None
-        return _moved(before, reading.value, at, since, (*before.recent, reading.value)[-_VALUES_KEPT:])
+    if _is_metric(reading.name):
+        recent = (*before.recent, reading.value)[-_VALUES_KEPT:]
+        return _moved(before, reading.value, at, since, recent) if reading.value not in before.recent else None
+    if reading.total is None:
+        return _advance_open(before, reading.value, at, since)
     if reading.value > before.best:
         return _moved(before, reading.value, at, since, before.recent)
     if reading.value < before.best and before.is_nearly_complete:
@@ -146,6 +160,29 @@ def _advance(before: Counter | None, reading: Reading, at: float, since: float |
         # is no step of its rhythm.
         return msgspec.structs.replace(before, best=reading.value, advanced_at=at, started_at=at, started_from=reading.value)
     return None
+
+
+def _is_metric(name: str) -> bool:
+    return name in METRICS or not METRIC_WORDS.isdisjoint(_WORD.findall(name))
+
+
+def _advance_open(before: Counter, value: float, at: float, since: float | None) -> Counter | None:
+    """Return a counter without a total: it advances beyond its best of this pass, a bare number by one, or line after line.
+
+    What swings, as a load or a queue does, sets records ever more rarely.
+    """
+    last = before.recent[-1]
+    if value == last:
+        return None
+    rises = before.rises + 1 if value > last else 0
+    after = msgspec.structs.replace(before, recent=(value,), rises=rises)
+    if value > before.best:
+        is_next = not before.name.startswith(INDEX) or value == before.best + 1 or rises >= _LEAPS
+        return _moved(after, value, at, since, after.recent) if is_next else msgspec.structs.replace(after, best=value)
+    is_pass = before.rises >= _PASS_RISES and before.advanced_at - before.started_at >= _PASS_S
+    if is_pass and value <= before.started_from:
+        return msgspec.structs.replace(after, best=value, started_at=at, started_from=value)
+    return after
 
 
 def _moved(before: Counter, value: float, at: float, since: float | None, recent: tuple[float, ...]) -> Counter:

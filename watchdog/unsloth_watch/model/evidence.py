@@ -88,6 +88,7 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
         is_pulse: Whether its own source shows that it only sleeps, prints or writes, and sleeps again, for ever.
         awaits_gil: Whether it waits for the interpreter lock, by the address of its futex.
         has_socket_timeout: Whether the socket that it waits on ends the wait by a time-out of its own; False where nobody asked.
+        is_bounded: Whether a loop of a library that it is in ends by a time-out of the program's own choice, or may do so.
     """
 
     tid: int
@@ -112,6 +113,7 @@ class ThreadEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
     is_pulse: bool = False
     awaits_gil: bool = False
     has_socket_timeout: bool = False
+    is_bounded: bool = False
 
 
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -179,6 +181,7 @@ class FileLock(msgspec.Struct, frozen=True, omit_defaults=True):
         is_waiter: True for a blocked request (``->``).
         holder_command: Command line of the holder, redacted later; None if unreadable.
         is_inside: Whether that process belongs to the job.
+        start: First byte that it is on; None if unknown.
     """
 
     kind: str
@@ -190,6 +193,7 @@ class FileLock(msgspec.Struct, frozen=True, omit_defaults=True):
     is_waiter: bool = False
     holder_command: str | None = None
     is_inside: bool = False
+    start: int | None = None
 
 
 class ProcessEvidence(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -407,6 +411,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
         outsiders: Who outside the job holds an end of what the job's threads wait on; of a survey only.
         unseen: Processes outside the job whose descriptors could not be read; None where nobody looked.
         is_sealed: Whether the supervisor itself gave the job every descriptor that it got from outside.
+        refuted: What spoils every proof, whatever those wait for who are then not in ``processes``; of a large job's survey only.
     """
 
     at: float
@@ -424,6 +429,7 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True):
     outsiders: tuple[Outsider, ...] = ()
     unseen: int | None = None
     is_sealed: bool = False
+    refuted: str = ""
     mounts: tuple[MountEvidence, ...] = ()
     lock_files: tuple[LockFile, ...] = ()
 

@@ -6,6 +6,10 @@ import msgspec
 
 from unsloth_watch.model.evidence import Evidence
 from unsloth_watch.model.process import ProcessRef, ProcessSample
+from unsloth_watch.model.receiver import ReceiverSample
+
+INDEX = "#"
+"""Sign before the place of a bare number that may be the index of its line."""
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=True):
@@ -13,7 +17,8 @@ class Reading(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         shape: Hash of the line with its numbers taken out, 8 hex digits: the same statement prints the same shape.
-        name: Word or sign that names the number (``step``, ``loss``, ``n/total``, ``%``); empty for a line without numbers.
+        name: Word or sign that names the number (``step``, ``loss``, ``n/total``, ``%``), ``#0`` and ``#1`` for the first bare
+            whole numbers of a line without a counter; empty for a line without numbers.
         value: The number; 0 for a line without numbers.
         total: What the number counts towards, where the line says so (``30/60`` → 60).
     """
@@ -181,6 +186,8 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
         attempt: Number of the attempt that it belongs to; the judge starts each with an empty memory.
         cpu_share: Share of a core that a thread which wants to run gets, 1 while there are cores to spare; None if unknown.
         is_renewed: Whether the job was repaired since the previous sample, and its silence counts from there.
+        receivers: Threads that a survey found waiting for data which nobody counts; only of a job that shows nothing else. None
+            where there are some and they could not be read.
     """
 
     at: float
@@ -198,3 +205,4 @@ class Sample(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 1
     is_renewed: bool = False
     cpu_share: float | None = None
+    receivers: tuple[ReceiverSample, ...] | None = ()

@@ -1,8 +1,8 @@
 """TCP connections of the job, and the bytes that went through each.
 
-``recv`` and ``send`` are in no counter of ``/proc/PID/io``; only ``sock_diag`` counts them. Not seen: UDP (QUIC), MPTCP, RDMA, and
-sockets between the job's own processes other than TCP. A process in another network namespace than ours (a container) is asked
-about in vain; where it has connections, ``why`` says that they are unknown.
+``recv`` and ``send`` are in no counter of ``/proc/PID/io``; only ``sock_diag`` counts them. Not seen: UDP (QUIC), RDMA, and sockets
+between the job's own processes other than TCP; see ``receivers``. A process in another network namespace than ours (a container) is
+asked about in vain; where it has connections, ``why`` says that they are unknown. MPTCP is seen by its first path.
 """
 
 from __future__ import annotations

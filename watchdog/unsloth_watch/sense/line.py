@@ -11,13 +11,17 @@ import math
 import re
 import zlib
 
-from unsloth_watch.model.sample import Reading
-from unsloth_watch.sense.words import COUNTERS, KEPT_RATES, MEMORY, MOVED, NEVER, STATES
+from unsloth_watch.model.sample import INDEX, Reading
+from unsloth_watch.sense.words import COUNTERS, FUTILE, KEPT_RATES, MEMORY, MOVED, NEVER, STATES
 
 MOST_CHARS = 400
 """A line's part that is looked at. The pattern's worst case is quadratic, and 400² is a millisecond."""
 MOST_READINGS = 12
 """Readings of one line; a dict of 40 metrics says nothing more by the rest."""
+MOST_INDEXES = 2
+"""Bare whole numbers of a line that may be its index: spaCy's tables begin with the epoch, and the step is the second."""
+INDEX_DIGITS = 8
+"""Digits of an index at most: what is longer is a time, an id or an address."""
 
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])|[\x00-\x08\x0b-\x1f\x7f]")
 _BAR = re.compile(
@@ -49,7 +53,7 @@ _TOKEN = re.compile(
       | (?<![\w.]){_N}\ ?(?:[MG]Hz|k?Wh?|mW|V|°?C|°|K)\b(?![/\w])
     )
     | (?<![\w./-])(?P<n>{_N})(?P<n_unit>\ ?(?:{_SIZE}))?
-        (?:\ ?/\ ?|\ of\ (?:the\ )?)(?P<total>{_N})(?P<total_unit>\ ?(?:{_SIZE}))?(?![\w/]|\.\d)
+        (?:\ ?/\ ?|\ (?:out\ )?of\ (?:the\ )?)(?P<total>{_N})(?P<total_unit>\ ?(?:{_SIZE}))?(?![\w/]|\.\d)
     | (?<![\w./-])(?P<open>{_N})/\?
     | (?<![\w.])(?P<percent>[+-]?{_N})\ ?%
     | (?<![\w./-])(?P<size>{_N})\ ?(?P<size_unit>{_SIZE})(?!/)
@@ -72,6 +76,8 @@ _WORDS = re.compile(r"[a-z]+")
 _CAPITALS = re.compile(r"[A-Z][a-z]+")
 _CLAUSE = re.compile(r"[,|;\]]|\s-\s")
 _NEXT = re.compile(r"[\s)\]]{0,2}([A-Za-z]+)")
+_ERROR_RATE = re.compile(r"\berrors?\W{1,3}(?=\d*\.\d)", re.IGNORECASE)  # ``train-error:0.25`` is a result, ``error: refused`` none
+_BEFORE = re.compile(r"([A-Za-z]+)[^A-Za-z\d]{0,3}$")
 
 _IDLE = re.compile(
     r"\b(?:retry|retries|retrying|attempts?|waiting|waited|waits|heartbeat|alive|keep-?alive|polling|sleeping|idle|timed out"
@@ -104,11 +110,14 @@ def read_line(text: str) -> tuple[Reading, ...]:
         return _read_open_bar(open_bar)
     # Blanks are folded first: tables are set with blanks that go as their numbers grow.
     plain = " ".join(_BAR.sub(" ", _SPINNER.sub(" ", text)).split())
-    skeleton, found = _scan(plain)
+    skeleton, found, indexes = _scan(plain)
     shape = _hash(skeleton)
-    if not found or _IDLE.search(plain):
+    if _IDLE.search(plain):
         return (Reading(shape),)
-    return tuple(Reading(shape, name, value, total) for name, value, total in found)
+    has_counter = any(name in COUNTERS or name == "n/total" for name, _, _ in found)
+    if indexes and not has_counter and FUTILE.isdisjoint(_words(_ERROR_RATE.sub(" ", plain))):
+        found = [*found, *((f"{INDEX}{place}", value, None) for place, value in enumerate(indexes))]
+    return tuple(Reading(shape, name, value, total) for name, value, total in found) or (Reading(shape),)
 
 
 def _read_bar(bar: re.Match[str]) -> tuple[Reading, ...]:
@@ -138,11 +147,12 @@ def _postfix(tail: str) -> str:
     return ", ".join(part for part in tail.split(", ")[1:] if "=" in part or ":" in part)
 
 
-def _scan(text: str) -> tuple[str, list[tuple[str, float, float | None]]]:
-    """Return the text with every number replaced, blanks folded, and the counters in it: (name, value, total)."""
+def _scan(text: str) -> tuple[str, list[tuple[str, float, float | None]], list[float]]:
+    """Return the text with every number replaced, blanks folded, the counters in it (name, value, total), and possible indexes."""
     found: list[tuple[str, float, float | None]] = []
+    indexes: list[float] = []
     if not _HAS_NUMBER.search(text):
-        return " ".join(text.split()), found
+        return " ".join(text.split()), found, indexes
     parts: list[str] = []
     end = 0
     for token in _TOKEN.finditer(text):
@@ -154,8 +164,23 @@ def _scan(text: str) -> tuple[str, list[tuple[str, float, float | None]]]:
             entry = _counter(token, text)
             if entry is not None:
                 found.append(entry)
+        if kind in ("number", "digits") and len(indexes) < MOST_INDEXES and _is_index(token, text):
+            indexes.append(float(token[0].rstrip(".,")))
     parts.append(text[end:])
-    return " ".join("".join(parts).split()), _distinct(found)
+    return " ".join("".join(parts).split()), _distinct(found), indexes
+
+
+def _is_index(token: re.Match[str], text: str) -> bool:
+    """Whether a bare number may be the index of its line: whole, no id, and nothing that grows while nothing gets done.
+
+    ``host:29500`` and ``run.py:792`` are places, ``rank0`` and ``Thread-7`` name somebody.
+    """
+    start, digits = token.start(), token[0].rstrip(".,")
+    if not digits.isdecimal() or len(digits) > INDEX_DIGITS or text[max(0, start - 1) : start] == ":":
+        return False
+    before, after = _BEFORE.search(text[max(0, start - 24) : start]), _NEXT.match(text[token.end() : token.end() + 24])
+    near = (_words(before[1]) if before else set()) | (_words(after[1]) if after else set())
+    return NEVER.isdisjoint(near)
 
 
 def _counter(token: re.Match[str], text: str) -> tuple[str, float, float | None] | None:

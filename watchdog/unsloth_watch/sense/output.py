@@ -19,7 +19,12 @@ MOST_BYTES = 1 << 16
 """Bytes of one feed that are cut into lines; of a flood the newest are."""
 MOST_KEPT = 2048
 """Bytes of an unfinished line that are kept: enough for 400 characters with escapes between them."""
-_ENDS = re.compile(rb"\r\n|\n|\r")
+MOST_TAIL = 64
+"""Bytes at the end of an unfinished line that are read once it is longer than any line is read: ``print(i, end=" ")`` goes on for
+hours, and so fast that it never stands still."""
+_ENDS = re.compile(rb"\r\n|\n|\r|\x08+|\x1b\[[\d;]{0,12}[ABD-HfJ]|\x1b\[u|\x1b8")
+# A bar goes back to its beginning by backspaces or moves of the cursor, too: Node's progress bars never print ``\r``.
+_GAPS = re.compile(rb"[ \t,;]+")
 _PROMPT = re.compile(
     r"(?:\?|[:>$#]|\[[yY]/[nN]\]|\([yY]/[nN]\)|\(yes/no[^)]{0,30}\)|pass(?:word|phrase)[^:]{0,60}:?"
     r"|press (?:any key|enter|return)\b[^:]{0,40}|(?:your|a) choice:?)\s{0,4}$",
@@ -33,6 +38,7 @@ class OutputReader:
 
     def __init__(self) -> None:
         self._partial = bytearray()
+        self._tail = b""
         self._is_cut = False
         self._was_read = b""
         self._ended_by_cr = False
@@ -53,17 +59,18 @@ class OutputReader:
         """
         if skipped:
             # What is left of the line that was torn cannot be told from a line of its own.
-            self._partial.clear()
+            self._drop()
             self._is_cut = True
         self._lines += self._count_ends(fresh)
         if len(fresh) > MOST_BYTES:
             fresh = fresh[-MOST_BYTES:]
-            self._partial.clear()
+            self._drop()
             self._is_cut = True
         lines = self._split(fresh)
         readings: list[Reading] = []
         for line in _newest_of_each_kind(lines):
             readings.extend(read_line(_decode(line)))
+        readings.extend(read_line(self._read_tail()))
         prompt = None
         if not fresh and self._partial and not self._is_cut:
             text = _decode(bytes(self._partial))
@@ -91,7 +98,7 @@ class OutputReader:
             self._keep(fresh[start : end.start()])
             start = end.end()
             line = bytes(self._partial)
-            self._partial.clear()
+            self._drop()
             was_read, self._was_read = self._was_read, b""
             if self._is_cut:
                 self._is_cut = False
@@ -105,6 +112,18 @@ class OutputReader:
         room = MOST_KEPT - len(self._partial)
         if room > 0:
             self._partial += part[:room]
+        self._tail = (self._tail + part[-MOST_TAIL:])[-MOST_TAIL:]
+
+    def _drop(self) -> None:
+        self._partial.clear()
+        self._tail = b""
+
+    def _read_tail(self) -> str:
+        """Return the last whole words of an unfinished line that is longer than what is read of a line; else nothing."""
+        if self._is_cut or len(self._partial) <= MOST_CHARS:
+            return ""
+        pieces = _GAPS.split(self._tail)  # the first may have been cut off, the last may go on
+        return _decode(b" ".join(pieces[1:-1]))
 
 
 def _newest_of_each_kind(lines: list[bytes]) -> list[bytes]:

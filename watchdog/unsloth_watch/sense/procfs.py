@@ -39,17 +39,40 @@ _IO_FIELDS = [b"rchar:", b"wchar:", b"syscr:", b"syscw:", b"read_bytes:", b"writ
 class _Kept:
     """Descriptors of one process, opened when first needed; -1 where one is not open, or refused. And what was read last."""
 
-    __slots__ = ("counters", "io", "is_detailed", "line", "looked_at", "mark", "pid", "runs", "sample", "stat", "status")
+    __slots__ = (
+        "counters",
+        "io",
+        "is_detailed",
+        "line",
+        "looked_at",
+        "mark",
+        "pid",
+        "runs",
+        "sample",
+        "stat",
+        "status",
+        "stays_open",
+    )
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        self.stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        self.io = self.status = -1
+        self.stays_open = False
+        self.stat = self.io = self.status = -1
         self.runs: int | None = None
         self.line = self.counters = self.mark = b""
         self.is_detailed = False
         self.looked_at: tuple[bytes, bytes] | None = None
         self.sample: ProcessSample | None = None
+
+    def read_line(self) -> bytes:
+        """Return the text of ``/proc/PID/stat``.
+
+        Raises:
+            FileNotFoundError, ProcessLookupError: The process is gone.
+        """
+        if self.stat < 0:
+            self.stat = os.open(f"/proc/{self.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(self.stat, 2048, 0)
 
     def read_counters(self) -> bytes:
         """Return the text of ``/proc/PID/io``, empty where this user may not read it (another uid, a set-uid program).
@@ -113,13 +136,14 @@ class ProcessReader:
     other ticks repeat what was read last.
 
     Args:
-        most_kept: Processes whose descriptors may stay open; the rest is opened anew each time. None: a quarter of the soft limit
-            of open files, four a process.
+        most_kept: Processes whose descriptors may stay open; those of the rest are opened anew each time. None: a quarter of the
+            soft limit of open files, four a process.
     """
 
     def __init__(self, most_kept: int | None = None) -> None:
         self._kept: dict[ProcessRef, _Kept] = {}
         self._most_kept = descriptor_share(0.25) // 4 if most_kept is None else most_kept
+        self._open = 0
         self._tick = 0
 
     def read_all(self, refs: tuple[ProcessRef, ...], has_gpu: dict[int, bool] | None = None) -> tuple[ProcessSample, ...]:
@@ -132,7 +156,9 @@ class ProcessReader:
         self._tick += 1
         wanted = set(refs)
         for ref in [ref for ref in self._kept if ref not in wanted]:
-            self._kept.pop(ref).close()
+            kept = self._kept.pop(ref)
+            self._open -= kept.stays_open
+            kept.close()
         is_small = len(refs) <= FULL_DETAIL
         known = has_gpu or {}
         samples = []
@@ -153,7 +179,7 @@ class ProcessReader:
         Args:
             ref: Whom to read.
             has_gpu: Passed through.
-            is_detailed: Whether ``io`` and ``status`` are read too; else they are as last read, None if never.
+            is_detailed: Whether ``io`` and ``status`` are read too; else they are as last read; a newcomer's are.
             is_due: Whether they are all read where ``stat`` and ``io`` are the same as before, too.
 
         Raises:
@@ -163,12 +189,14 @@ class ProcessReader:
         try:
             if kept is None:
                 kept = _Kept(ref.pid)
+            # A newcomer's counters are read whoever's turn it is: unread, they would count as hidden.
+            is_detailed = is_detailed or kept.sample is None
             # Before the rest: who wakes meanwhile has another mark the next time.
             mark = kept.read_mark()
             has_slept = mark != b"" and mark == kept.mark and (kept.is_detailed or not is_detailed)
             if has_slept and not is_due and kept.sample is not None and kept.sample.has_gpu == has_gpu:
                 return kept.sample
-            line = os.pread(kept.stat, 2048, 0)
+            line = kept.read_line()
             counters = kept.read_counters() if is_detailed else kept.counters
             is_same = line == kept.line and counters == kept.counters and kept.sample is not None and kept.sample.has_gpu == has_gpu
             if is_same and not (is_detailed and is_due):
@@ -177,13 +205,15 @@ class ProcessReader:
             stat = Stat(line)
             if stat.start_ticks != ref.start_ticks:
                 return None
-            if len(self._kept) < self._most_kept:
+            if ref not in self._kept:
                 self._kept[ref] = kept
+                kept.stays_open = self._open < self._most_kept
+                self._open += kept.stays_open
             sample = self._read_more(ref, stat, kept, has_gpu, counters if is_detailed else None)
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             return None
         finally:
-            if kept is not None and ref not in self._kept:
+            if kept is not None and not kept.stays_open:
                 kept.close()
         kept.line, kept.counters, kept.mark, kept.is_detailed = line, counters, mark, is_detailed
         # The states of several threads are news once: what is repeated did not look at them.
@@ -248,6 +278,7 @@ class ProcessReader:
         for kept in self._kept.values():
             kept.close()
         self._kept.clear()
+        self._open = 0
 
 
 def read_thread_states(pid: int, most: int) -> dict[str, int] | None:

@@ -9,12 +9,14 @@ from typing import TypeVar
 import msgspec
 
 from unsloth_watch.model.process import ProcessRef, ProcessSample
+from unsloth_watch.model.receiver import Receiver, ReceiverSample
 from unsloth_watch.model.sample import ConnectionSample, FileSample, GpuSample, Look, OutputSample, Sample
 from unsloth_watch.sense.cards import GpuSense
 from unsloth_watch.sense.connections import ConnectionReader
 from unsloth_watch.sense.contention import read_cpu_share
 from unsloth_watch.sense.files import FileReader
 from unsloth_watch.sense.procfs import ProcessReader
+from unsloth_watch.sense.receivers import read_receivers
 from unsloth_watch.sense.tree import ProcessTree
 
 LATE_INTERVALS = 3.0
@@ -72,6 +74,7 @@ class Sampler:
         self._answered: set[str] = set()
         self._changes: list[tuple[str, str]] = []
         self._xids: list[tuple[int, str, int]] = []
+        self._receivers: tuple[Receiver, ...] = ()
 
     def sample(self, at: float, wall: float, looks: tuple[Look, ...] = (), heartbeats: int | None = None) -> Sample:
         """Return what is seen now. Never raises for a sense that fails.
@@ -87,11 +90,15 @@ class Sampler:
         self._answered.clear()
         refs = self._attempt("processes", lambda: self._tree.members(can_wait=True))
         files = processes = connections = None
+        receivers: tuple[ReceiverSample, ...] | None = None if self._receivers else ()
         if refs is not None:
             # The files come first: they tell which process holds a GPU.
             files = self._attempt("files", lambda: self._read_files(refs))
             connections = self._attempt("connections", self._read_connections)
             processes = self._attempt("processes", lambda: self._read_processes(refs))
+            if self._receivers:
+                here = [one for one in self._receivers if one.ref in refs]
+                receivers = self._attempt("receivers", lambda: read_receivers(here))
         output = self._attempt("output", self._output) if self._output is not None else None
         gpus = self._attempt("gpu", lambda: self._read_gpus(at, refs, gap_s))
         self._note_recoveries()
@@ -108,7 +115,12 @@ class Sampler:
             degraded=tuple(self._degraded),
             heartbeats=heartbeats,
             cpu_share=read_cpu_share(),
+            receivers=receivers,
         )
+
+    def watch_receivers(self, receivers: tuple[Receiver, ...]) -> None:
+        """Look at these threads, too, from now on, and at no others of their kind."""
+        self._receivers = receivers
 
     def take_degradations(self) -> list[tuple[str, str]]:
         """Return (sense, why) of each sense that has failed, failed otherwise or recovered (``RECOVERED``) since the last call."""

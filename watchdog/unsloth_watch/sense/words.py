@@ -8,7 +8,8 @@ COUNTERS = frozenset(
      "shards", "document", "documents", "docs", "item", "items", "image", "images", "request", "requests", "reqs", "line", "lines",
      "update", "updates", "round", "episode", "rollout", "prompt", "prompts", "sequence", "sequences", "chunk", "chunks", "page",
      "pages", "layer", "tensor", "tensors", "block", "trial", "fold", "generation", "checkpoint", "loss", "downloaded", "processed",
-     "completed", "done", "written", "read", "part", "parts", "task", "tasks", "game", "games", "frame", "frames"}
+     "completed", "done", "written", "read", "part", "parts", "task", "tasks", "game", "games", "frame", "frames",
+     "perplexity", "ppl", "rmse", "mse", "mae", "reward", "accuracy", "acc", "bleu", "bpb"}
 )  # fmt: skip
 """Words that name a counter without a sign between (``step 12``), and units behind one (``12 samples``)."""
 NEVER = frozenset(
@@ -29,3 +30,9 @@ STATES = (
 MEMORY = frozenset({"gpu", "gpus", "mem", "memory", "vram", "ram", "swap", "disk"})
 MOVED = frozenset({"downloaded", "uploaded", "written", "wrote", "read", "copied", "received", "processed", "transferred"})
 KEPT_RATES = frozenset({"learning_rate"})
+FUTILE = frozenset(
+    {"not", "fail", "failed", "fails", "failure", "failing", "error", "errors", "exception", "refused", "unreachable",
+     "unavailable", "pending", "probe", "probing", "reconnecting", "restarting", "restarted", "monitor", "monitoring", "watching",
+     "health", "wait", "waiting", "beat", "pulse", "spawned", "started"}
+)  # fmt: skip
+"""Words of a line whose index counts what is tried or looked at, not what is done."""

@@ -10,6 +10,10 @@ SHARE = 0.001
 """Share of a core that surveys may use in the long run."""
 SAVED_S = 2.0
 """CPU seconds that can be saved up: seven surveys of 20 processes with 10 threads each, where a proof takes two or three."""
+VAIN_SHARE = 0.02
+"""Share of a core that large surveys may use which came to nothing for lack of time, whoever wants them."""
+LARGE_S = 1.0
+"""CPU seconds from which a survey is a large one: 20 processes never take as much."""
 
 
 class Allowance:
@@ -22,6 +26,7 @@ class Allowance:
     def __init__(self, now: float) -> None:
         self._left_s = SAVED_S
         self._at = now
+        self._resumes_at = now
 
     def has_left(self, now: float) -> bool:
         """Whether anything may be used at this moment.
@@ -33,6 +38,14 @@ class Allowance:
         self._at = now
         return self._left_s > 0
 
+    def is_resting(self, now: float) -> bool:
+        """Whether nobody is surveyed at this moment, be the job in doubt: the last one took much and could not be finished.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        return now < self._resumes_at
+
     def take(self, used_s: float) -> None:
         """Pay for what was used.
 
@@ -40,3 +53,13 @@ class Allowance:
             used_s: CPU seconds; may be more than what is left, and is then waited for.
         """
         self._left_s -= used_s
+
+    def rest_after(self, used_s: float, now: float) -> None:
+        """Let time pass after a survey that could not be finished: the next one would do no better, and proves as little.
+
+        Args:
+            used_s: CPU seconds that it took, helpers included.
+            now: Monotonic seconds.
+        """
+        if used_s >= LARGE_S:
+            self._resumes_at = now + used_s / VAIN_SHARE

@@ -103,14 +103,14 @@ def examine(pid: int, seconds: float) -> Examination:
         raise CannotLookError(f"process {pid} is a thread of the kernel")
     root = ProcessRef(pid, stat.start_ticks)
     tree = ProcessTree((pid,), lambda: {os.getpid(), *own_pids()}, has_anchors=True)
-    memory, verdict, seen, samples = _observe(tree, root, seconds)
+    memory, verdict, is_outside, seen, samples = _observe(tree, root, seconds)
     if verdict is None or read_stat(pid) is None:
         raise CannotLookError(f"process {pid} ended while it was watched")
     # Of what is proven the rules may be as sure as the proof; else the job may be healthy.
     doubt = verdict if verdict.is_proven else None
     findings = investigate(tree.members(), root, doubt, seen, samples, with_locals=False, is_gentle=True)
     tree.close()
-    answer, why = _answer(memory, verdict, seen, findings.diagnosis)
+    answer, why = _answer(memory, verdict, seen, findings.diagnosis, is_outside=is_outside)
     doing = describe_activity(seen, samples, memory.phase)
     missing = [phrase for process in findings.evidence.processes for phrase in process.missing]
     allow = suggest_access() if any("permission" in phrase for phrase in missing) else None
@@ -119,8 +119,8 @@ def examine(pid: int, seconds: float) -> Examination:
 
 def _observe(
     tree: ProcessTree, root: ProcessRef, seconds: float
-) -> tuple[Memory, Verdict | None, tuple[Look, ...], tuple[Sample, ...]]:
-    """Sample and judge for so long."""
+) -> tuple[Memory, Verdict | None, bool, tuple[Look, ...], tuple[Sample, ...]]:
+    """Sample and judge for so long; the third says whether nothing but somebody outside stands against a proof."""
     sampler = Sampler(tree, None, FileReader(), open_cards(open_floors(), INTERVAL_S), INTERVAL_S)
     # All windows then fit into the observation: a data meter asks for what the job should have moved in this time.
     rules = Rules(stall_s=4 * seconds, busy_s=40 * seconds)
@@ -128,6 +128,7 @@ def _observe(
     seen: tuple[Look, ...] = ()
     surveys: list[Evidence] = []
     samples: list[Sample] = []
+    is_outside = False
     looked = 0
     began = now = clock.monotonic()
     while now - began <= seconds:
@@ -149,11 +150,12 @@ def _observe(
             )
         else:
             verdict = msgspec.structs.replace(verdict, doubt=found.why)
-    return memory, verdict, seen, tuple(samples)
+            is_outside = found.is_outside
+    return memory, verdict, is_outside, seen, tuple(samples)
 
 
 def _answer(  # noqa: PLR0911 - one return an answer reads best
-    memory: Memory, verdict: Verdict, seen: tuple[Look, ...], diagnosis: Diagnosis
+    memory: Memory, verdict: Verdict, seen: tuple[Look, ...], diagnosis: Diagnosis, *, is_outside: bool
 ) -> tuple[Answer, str]:
     if memory.progress is not None:
         return Answer.PROGRESSING, f"it gets further: {memory.progress.detail}"
@@ -168,6 +170,12 @@ def _answer(  # noqa: PLR0911 - one return an answer reads best
         if is_explained:
             return Answer.HUNG, diagnosis.summary
         return Answer.UNDECIDED, f"it computes in one place, and nothing else shows: {verdict.reasons[-1]}"
+    if is_outside:
+        # A worker waits for its parent's orders, a filter for its pipe: only that it lasts could tell, and that is not seen here.
+        return (
+            Answer.UNDECIDED,
+            f"nothing moved while it was watched, and it may only be waiting for somebody else: {verdict.doubt}",
+        )
     if is_explained:
         return Answer.HUNG, diagnosis.summary
     if diagnosis.cause != "unknown":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from unsloth_watch.capture.deadline import run_command
+from unsloth_watch.capture.command import run_command
 from unsloth_watch.errors import WatchError
 from unsloth_watch.supervise.worker import Task
 from unsloth_watch.tell.archive import render_command, write_incident

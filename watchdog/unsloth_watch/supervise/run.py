@@ -15,7 +15,8 @@ from unsloth_watch.supervise.attendance import ENDING_S, Attendance
 from unsloth_watch.supervise.chronicle import Chronicle
 from unsloth_watch.supervise.control import ControlSocket, Request
 from unsloth_watch.supervise.interrupts import Interrupts
-from unsloth_watch.supervise.job import Job
+from unsloth_watch.supervise.job import Ending, Job
+from unsloth_watch.supervise.lastresort import follow_fault, take_steps
 from unsloth_watch.supervise.launch import Launch
 from unsloth_watch.supervise.phase import WATCHED, Phase, move
 from unsloth_watch.supervise.poller import Poller
@@ -73,6 +74,7 @@ class Run:
             caches=[CacheRecord(one.cache, one.variable, one.path, one.why) for one in launch.isolation.choices],
         )
         self._faults: set[str] = set()
+        self._end_faults = 0
         self.phase = Phase.RUNNING
         self.attempt = 1
         self.exit_code = EXIT_SUPERVISOR
@@ -105,12 +107,11 @@ class Run:
             now = clock.monotonic()
             self._attendance.attend(self, now)
             self._control.serve(now)
-            if self.phase in WATCHED and ending is not None:
-                follow_end(self, ending, now)
-            elif self.phase is Phase.TERMINATING:
-                self._advance_shutdown(now)
-            elif self.phase is Phase.WAITING and (self.interrupts.is_ending or self.relaunch.is_due(now)):
-                self._start_next()
+            try:
+                self._follow(ending, now)
+            except Exception as error:  # a fault of ours must not cost the command's own status, nor leave anybody: it is told
+                self._end_faults += 1
+                follow_fault(self, error, self._end_faults, now)
             try:
                 if self.phase in WATCHED and self._is_tick_due(now):
                     self._tick(now)
@@ -118,6 +119,15 @@ class Run:
             except Exception as error:  # a fault of ours must not end the job: it is told, and the job is judged afresh
                 self._judge_afresh(error)
         return self.exit_code
+
+    def _follow(self, ending: Ending | None, now: float) -> None:
+        """Go on with an attempt that has ended, is being ended, or is to begin."""
+        if self.phase in WATCHED and ending is not None:
+            follow_end(self, ending, now)
+        elif self.phase is Phase.TERMINATING:
+            self._advance_shutdown(now)
+        elif self.phase is Phase.WAITING and (self.interrupts.is_ending or self.relaunch.is_due(now)):
+            self._start_next()
 
     def enter(self, phase: Phase) -> None:
         """Go on with another phase.
@@ -271,23 +281,35 @@ class Run:
         """
         self.exit_code = exit_code
         self.enter(Phase.FINISHED)
-        self.manager.stopping()
-        self.manager.extend(ENDING_S)
-        self.response.conclude(outcome, exit_code)
-        if self.watch is not None:
-            self.watch.close()
-        if self.relay is not None:
+        take_steps(
+            self,
+            self.manager.stopping,
+            lambda: self.manager.extend(ENDING_S),
+            lambda: self.response.conclude(outcome, exit_code),
+            lambda: self.watch.close() if self.watch is not None else None,
+            self._finish_output,
+            self.response.wait,
+            lambda: self.chronicle.finish(outcome, exit_code),
+            self._control.close,
+            self.job.guardian.close,
+            self.launch.remove_group,
+            self.launch.heartbeat.close,
+        )
+
+    def _finish_output(self) -> None:
+        if self.relay is None:
+            return
+        told = self.relay.snapshot().faults
+        try:
             self.relay.finish(_RELAY_FINISH_S)
             if self.launch.streams.terminal is not None:
                 self.launch.streams.terminal.close()
+        finally:
             # The relay is gone; the last words go straight to stderr.
             self.chronicle.speak_with(say_directly)
-        self.response.wait()
-        self.chronicle.finish(outcome, exit_code)
-        self._control.close()
-        self.job.guardian.close()
-        self.launch.remove_group()
-        self.launch.heartbeat.close()
+        for fault in self.relay.snapshot().faults:
+            if fault not in told:
+                self.chronicle.complain(f"{fault}; {self.launch.directory.output} has what the command printed")
 
 
 def begin(launch: Launch, started: Started) -> Run:

@@ -13,9 +13,11 @@ from unsloth_watch.act.relay import Relay
 from unsloth_watch.config.settings import Settings
 from unsloth_watch.judge.memory import Memory
 from unsloth_watch.judge.patience import find_movement, renew
+from unsloth_watch.judge.receipts import Thread, find_receivers
 from unsloth_watch.judge.rules import Rules
 from unsloth_watch.judge.verdict import UNREAD, is_unread, judge
 from unsloth_watch.model.evidence import Evidence
+from unsloth_watch.model.receiver import Receiver
 from unsloth_watch.model.sample import Look, OutputSample, Sample
 from unsloth_watch.model.verdict import Progress, State, Verdict
 from unsloth_watch.model.xid import describe_xid
@@ -79,8 +81,9 @@ class Watch:
         self._is_renewed = self._has_unread = False
         self._looking: Task[tuple[Look, ...]] | None = None
         self._surveying: Task[Evidence] | None = None
+        self._receivers: dict[Thread, Receiver] = {}
         self._allowance = Allowance(clock.monotonic())
-        self._survey_began = self._survey_began_cpu_s = self._look_began = 0.0
+        self._survey_began = self._survey_began_cpu_s = self._survey_began_helpers_s = self._look_began = 0.0
         self._sampler = Sampler(
             job.tree,
             self._read_output if relay is not None else None,
@@ -91,11 +94,12 @@ class Watch:
 
     def tick(self, now: float) -> Verdict:
         """Take a sample and judge it; tell what changed."""
-        looks = self._collect_looks()
+        looks, surveys = self._collect_looks(), self._collect_surveys()
+        for survey in surveys:
+            self._receivers = find_receivers(survey, self._receivers)
+        self._sampler.watch_receivers(tuple(self._receivers.values()))
         sample = self._sampler.sample(now, clock.wall(), looks, self._heartbeat.latest())
-        sample = msgspec.structs.replace(
-            sample, surveys=self._collect_surveys(), attempt=self._chronicle.attempt, is_renewed=self._is_renewed
-        )
+        sample = msgspec.structs.replace(sample, surveys=surveys, attempt=self._chronicle.attempt, is_renewed=self._is_renewed)
         self._is_renewed = False
         for sensor, why in self._sampler.take_degradations():
             self._chronicle.event("sensor.degraded", sensor=sensor, why=why)
@@ -114,11 +118,13 @@ class Watch:
         if not self._has_unread and UNREAD in verdict.degraded and before is not None and UNREAD in before.degraded:
             self._tell_unread(sample)
         self.verdict = verdict
+        if self.memory.progress_at == self.memory.at:
+            self._receivers = {}
         if self.memory.phase != phase:
             self._chronicle.event("phase.changed", phase=self.memory.phase, source="stack" if looks else "output")
         # A job in doubt is surveyed whatever it costs, and so is one of which something new was seen.
         is_urgent = verdict.state in _DOUBTFUL or not self.memory.inquiry.has_settled
-        may_survey = self._allowance.has_left(now) or is_urgent
+        may_survey = (self._allowance.has_left(now) or is_urgent) and not self._allowance.is_resting(now)
         try:
             if verdict.wants_survey and self._surveying is None and may_survey:
                 self._surveying = self._take_survey()
@@ -225,6 +231,7 @@ class Watch:
 
         members, root = self._job.members(), self._job.root
         self._survey_began, self._survey_began_cpu_s = clock.monotonic(), clock.cpu()
+        self._survey_began_helpers_s = clock.helpers_cpu()
         # Whatever a job of our own got from outside came through us: we still hold it.
         is_sealed = not self._job.is_attached
         return Task(lambda: survey(members, root, at=clock.monotonic(), clock=clock.monotonic, is_sealed=is_sealed), self._wake_fd)
@@ -233,12 +240,16 @@ class Watch:
         if self._surveying is None or not self._surveying.is_done:
             return ()
         task, self._surveying = self._surveying, None
-        self._allowance.take(clock.cpu() - self._survey_began_cpu_s)
+        used_s = clock.cpu() - self._survey_began_cpu_s
+        self._allowance.take(used_s)
         try:
-            return (task.result(),)
+            found = task.result()
         except Exception as error:  # without a survey there is no proof, only patience; the reason is in the events
             self._tell_fault("survey", f"{type(error).__name__}: {error}")
             return ()
+        if not found.is_complete:
+            self._allowance.rest_after(used_s + clock.helpers_cpu() - self._survey_began_helpers_s, clock.monotonic())
+        return (found,)
 
     def _collect_looks(self) -> tuple[Look, ...]:
         if self._looking is None or not self._looking.is_done:

@@ -9,6 +9,8 @@ from unsloth_watch.waits.scene import AT_REST, Doubt, Key, Scene, has_ended, is_
 from unsloth_watch.waits.wait import Class, Wait
 
 _READS_AND_WRITES = 2
+TERMINALS = ("/dev/tty", "/dev/pts/", "/dev/console", "/dev/hvc")
+"""Beginnings of the paths of terminals."""
 _READS = frozenset({"read", "readv", "pread64", "preadv"})
 
 
@@ -143,7 +145,8 @@ def _find_ends(  # noqa: PLR0911 - one return a kind of descriptor reads best
         ends = {pid for pid, modes in holders.items() if wanted is None or modes & {None, wanted, _READS_AND_WRITES}}
         if scene.is_strict and not ends:
             # Without any other end it would be at its end and nobody would wait.
-            return Doubt(f"{step}: who holds the other end of {target} is not to be seen, perhaps in another container")
+            why = f"who holds the other end of {target} is not to be seen, perhaps in another container"
+            return Doubt(f"{step}: {why}", is_outside=True)
         return ends
     if target.startswith("eventfd "):
         doubt = _doubt_outsiders(target, step, scene)
@@ -156,7 +159,9 @@ def _find_ends(  # noqa: PLR0911 - one return a kind of descriptor reads best
         return {pid}
     if target.startswith("socket:["):
         return _find_socket_ends(key, target, step, scene)
-    return Doubt(f"{step}: somebody outside the job can answer on {target}")
+    # A terminal asks somebody at once, and nobody else is to be expected.
+    is_terminal = target.startswith(TERMINALS)
+    return Doubt(f"{step}: somebody outside the job can answer on {target}", is_outside=not is_terminal)
 
 
 def _other_mode(key: Key, target: str, wait: Wait, scene: Scene) -> int | None:
@@ -218,11 +223,12 @@ def _doubt_outsiders(target: str, step: str, scene: Scene, wanted: int | None = 
     survey = scene.survey
     scene.asked[target] = None
     if target in survey.outside:
-        return Doubt(f"{step}: somebody outside the job can answer on {target}")
+        return Doubt(f"{step}: somebody outside the job can answer on {target}", is_outside=True)
     for outsider in survey.outsiders:
         if outsider.target == target and (wanted is None or outsider.mode in (None, wanted, _READS_AND_WRITES)):
-            who = f"PID {outsider.pid}, which is not of the job, holds {target} too" if outsider.pid else "it can be opened by name"
-            return Doubt(f"{step}: {who}")
+            unknown = "the kernel may write to it" if target.startswith("eventfd ") else "it can be opened by name"
+            who = f"PID {outsider.pid}, which is not of the job, holds {target} too" if outsider.pid else unknown
+            return Doubt(f"{step}: {who}", is_outside=True)
     if scene.is_strict and survey.unseen and not survey.is_sealed:
         return Doubt(f"{step}: {survey.unseen} processes outside the job cannot be asked whether they hold {target}")
     return None

@@ -5,6 +5,8 @@ Of several such functions in one stack the outermost counts: ``Queue.get`` says 
 
 from __future__ import annotations
 
+MACHINES = "waits for the other machines to join"
+"""Words of a launcher that has started no rank yet."""
 FUNCTIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("/threading.py", ("wait", "wait_for", "_wait"), "event", "waits for another thread's signal"),
     ("/threading.py", ("acquire",), "event", "waits for a place of a semaphore"),
@@ -92,6 +94,11 @@ FUNCTIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
         "collective",
         "waits for the other ranks to appear",
     ),
+    ("/torch/distributed/elastic/rendezvous/dynamic_rendezvous.py", ("next_rendezvous",), "collective", MACHINES),
+    ("/torch/distributed/elastic/rendezvous/static_tcp_rendezvous.py", ("next_rendezvous",), "collective", MACHINES),
+    ("/torch/distributed/elastic/rendezvous/etcd_rendezvous.py", ("next_rendezvous",), "collective", MACHINES),
+    ("/torch/distributed/elastic/utils/store.py", ("get_all", "synchronize", "barrier"), "collective", MACHINES),
+    ("/torch/distributed/elastic/agent/server/api.py", ("_assign_worker_ranks",), "collective", MACHINES),
     # Workers and helpers without a task.
     ("/concurrent/futures/thread.py", ("_worker",), "idle", "has no task"),
     ("/concurrent/futures/process.py", ("_process_worker",), "idle", "has no task"),

@@ -10,8 +10,9 @@ from unsloth_watch.model.evidence import Evidence, ProcessEvidence
 from unsloth_watch.waits.edge import RESTING, Edge
 from unsloth_watch.waits.ranks import find_ranks
 from unsloth_watch.waits.scene import Key, Scene
+from unsloth_watch.waits.stores import find_store, is_store
 from unsloth_watch.waits.wakers import find_edges
-from unsloth_watch.waits.want import Want, read_want
+from unsloth_watch.waits.want import Aim, Want, read_want
 
 
 class Graph:
@@ -32,8 +33,18 @@ class Graph:
         self.wants: dict[Key, Want] = {
             key: read_want(thread, self.scene.processes[key[0]]) for key, thread in self.scene.threads.items()
         }
+        self._mark_stores()
         self.ranks = find_ranks(survey.processes)
         self.edges: dict[Key, tuple[Edge, ...]] = {key: tuple(find_edges(key, self)) for key in self.wants}
+
+    def _mark_stores(self) -> None:
+        """Make waits for the answer of a store what they are: waits for another rank."""
+        if not any(map(is_store, self.scene.threads.values())):
+            return
+        for key, want in self.wants.items():
+            if want.aim in (Aim.CHANNEL, Aim.TIMED, Aim.OUTSIDE) and find_store(key, self.scene) is not None:
+                words = "waits for what another rank has to write into the store"
+                self.wants[key] = Want(Aim.COLLECTIVE, words, "TCPStore", want.frame)
 
     def main_of(self, pid: int) -> Key | None:
         """Return the main thread of a process; another one where that has ended and left the process to the others."""

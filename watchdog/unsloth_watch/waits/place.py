@@ -10,6 +10,11 @@ from unsloth_watch.model.evidence import Frame
 _INSTALLED = re.compile(r".*/(?:site|dist)-packages/(.+)$")
 _STANDARD = re.compile(r".*/lib(?:64)?/(?:python|pypy)\d[^/]*/(?!site-packages/|dist-packages/)(.+)$")
 _FORKED = (("multiprocessing/popen_fork.py", "_launch"), ("multiprocess/popen_fork.py", "_launch"))
+_LOOKS = (
+    ("/torch/distributed/rendezvous.py", "_create_c10d_store"),
+    ("/torch/distributed/elastic/rendezvous/static_tcp_rendezvous.py", "next_rendezvous"),
+)
+# Functions whose native code looks every 10 ms whether the others have come: one that is caught awake waits all the same.
 _CHILD_STARTS = (("multiprocessing/forkserver.py", "_serve_one"), ("multiprocess/forkserver.py", "_serve_one"))
 
 
@@ -64,6 +69,12 @@ def find_user_frame(frames: Sequence[Frame]) -> tuple[int, Frame] | None:
             return depth, frame
         inner = frame.file
     return own[0] if own else None
+
+
+def is_looking(frames: Sequence[Frame]) -> bool:
+    """Whether a thread is in native code that looks every few milliseconds for others, and does nothing else."""
+    inner = next((frame for frame in frames if not frame.is_native), None)
+    return inner is not None and any(is_place(inner, *place) for place in _LOOKS)
 
 
 def is_proxy(frame: Frame, inner: str) -> bool:

@@ -10,6 +10,8 @@ from unsloth_watch.waits.place import is_forked, is_place, own_frames
 
 _RANK_NAMES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "LOCAL_RANK")
 _RANK_OPTION = re.compile(r"--(?:local[-_]|node[-_]|global[-_])?rank[= ](\d+)\b")
+_MOST_RANKS = 1 << 20
+# A larger size is no size: the largest jobs have some ten thousand ranks.
 _STARTER = "/torch/multiprocessing/spawn.py"
 
 
@@ -26,6 +28,20 @@ def find_ranks(processes: Iterable[ProcessEvidence]) -> dict[int, int]:
         if rank is not None and declared.get(ppid, (0, None))[1] != rank:
             ranks[pid] = rank
     return ranks or _count_spawned(known)
+
+
+def find_missing(processes: Iterable[ProcessEvidence]) -> tuple[tuple[int, ...], int]:
+    """Return the ranks that no living process has, of those that ``WORLD_SIZE`` asks for, and that size; nothing and 0 if unknown.
+
+    Only what processes were started with is known: a variable that a program sets itself is not seen.
+    """
+    living = [process.environment or {} for process in processes if process.state not in ("Z", "X")]
+    present = {int(one["RANK"]) for one in living if one.get("RANK", "").isdecimal()}
+    sizes = {int(one["WORLD_SIZE"]) for one in living if one.get("WORLD_SIZE", "").isdecimal() and one.get("RANK", "").isdecimal()}
+    if len(sizes) != 1 or max(sizes) > _MOST_RANKS:
+        return (), 0
+    size = sizes.pop()
+    return tuple(rank for rank in range(size) if rank not in present), size
 
 
 def _read_rank(process: ProcessEvidence) -> int | None:

@@ -65,6 +65,7 @@ def _reduce_thread(thread: ThreadEvidence, process: ProcessEvidence, scene: Scen
         frames=thread.frames if has_clock else thread.frames[:_FRAMES],
         has_gil=thread.has_gil or None,
         state=thread.state,
+        syscall=thread.syscall if thread.wait_fds else None,
         syscall_args=thread.syscall_args,
         wait_channel=thread.wait_channel,
         cpu_s=thread.cpu_s,
@@ -76,4 +77,5 @@ def _reduce_thread(thread: ThreadEvidence, process: ProcessEvidence, scene: Scen
         is_pulse=thread.is_pulse,
         awaits_gil=thread.awaits_gil,
         has_socket_timeout=thread.has_socket_timeout,
+        is_bounded=thread.is_bounded,
     )

@@ -24,11 +24,13 @@ class Doubt(msgspec.Struct, frozen=True):
         why: One phrase.
         is_open: Whether a later survey may settle it: nothing stands against the proof but the time that was watched.
         is_blurred: Whether nothing else is against it than a known loop that was awake at that moment: the survey says nothing.
+        is_outside: Whether somebody outside may end the wait that it is about, for all that is known.
     """
 
     why: str
     is_open: bool = False
     is_blurred: bool = False
+    is_outside: bool = False
 
 
 Key = tuple[int, int]

@@ -70,6 +70,8 @@ class Trace(msgspec.Struct, frozen=True):
 def trace(scene: Scene) -> Trace | Doubt:
     """Return the argument of one survey; it is a proof only where a second one finds nothing changed."""
     survey = scene.survey
+    if survey.refuted:
+        return Doubt(survey.refuted)
     root = scene.processes.get(survey.root.pid) if survey.root is not None else None
     if root is None or root.ref != survey.root or not root.threads:
         return Doubt("the command itself could not be read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -12,6 +13,11 @@ from unsloth_watch.waits.loops import LOOPS, POLLING, WAITING_FILES, Loop
 _READS = frozenset({"read", "readv", "pread64", "preadv", "recvfrom", "recvmsg", "recvmmsg", "accept", "accept4"})
 _WRITES = frozenset({"write", "writev", "pwrite64", "pwritev", "sendto", "sendmsg", "sendmmsg"})
 _POLLS = frozenset({"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait", "epoll_pwait2"})
+CHANNEL_CALLS = _READS | _WRITES | _POLLS
+"""Calls that wait for what descriptors bring."""
+_SLEEPS = frozenset({"nanosleep", "clock_nanosleep"})
+_TIME_LIMITS = {"poll": 2, "ppoll": 2, "select": 4, "pselect6": 4}
+# Which argument of a call is its time limit.
 _CHILDREN = frozenset({"wait4", "waitid"})
 _EPOLLS = frozenset({"epoll_wait", "epoll_pwait", "epoll_pwait2"})
 _VFORKS = frozenset({"vfork", "clone", "clone3"})
@@ -90,6 +96,8 @@ def classify(thread: ThreadEvidence, process: ProcessEvidence) -> Wait:  # noqa:
     wait = _classify_call(thread, process, phrase)
     if wait.kind is Class.INTERPRETER:
         return wait  # a loop that waits for this does not look after anything
+    if loop is Loop.POLL and thread.is_bounded:
+        return wait  # it is the program that goes on when its time is up
     if loop is not None and (wait.kind is Class.TIMED or loop not in POLLING):
         # A known loop that goes back after every time-out waits as if it had none.
         return msgspec.structs.replace(wait, loop=loop)
@@ -148,9 +156,29 @@ def _classify_call(thread: ThreadEvidence, process: ProcessEvidence, phrase: str
         return _classify_child(call, args, phrase, targets)
     if call == "flock" or (call == "fcntl" and args[1] in _SETLKW):
         return Wait(Class.LOCK, phrase, targets)
-    if call in ("nanosleep", "clock_nanosleep"):
+    if is_sleep(call, args):
         return Wait(Class.TIMED, phrase)
     return Wait(Class.OUTSIDE, phrase)
+
+
+def is_sleep(call: str | None, args: Sequence[int]) -> bool:
+    """Whether a call does nothing but wait for some time.
+
+    Python's ``time.sleep`` is ``select`` without descriptors before 3.11, which the C library makes ``pselect6`` of.
+
+    Args:
+        call: Its name; None for none.
+        args: Its raw arguments.
+    """
+    if call in _SLEEPS:
+        return True
+    place = _TIME_LIMITS.get(call or "")
+    if place is None or len(args) <= place:
+        return False
+    is_poll = call == "poll"
+    count, limit = args[1 if call in ("poll", "ppoll") else 0], args[place]
+    # poll's is a C ``int`` of milliseconds, negative for ever; the others' are pointers.
+    return count & 0xFFFFFFFF == 0 and (not limit >> 31 & 1 if is_poll else limit != 0)
 
 
 def find_joined(thread: ThreadEvidence, process: ProcessEvidence) -> ThreadEvidence | None:

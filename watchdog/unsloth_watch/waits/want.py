@@ -12,9 +12,9 @@ import msgspec
 from unsloth_watch.model.evidence import Frame, ProcessEvidence, SourceLine, ThreadEvidence
 from unsloth_watch.waits.functions import BETWEEN, FUNCTIONS, TASKS
 from unsloth_watch.waits.loops import DEVICE_THREADS, IDLE_THREADS, Loop
-from unsloth_watch.waits.place import find_user_frame, is_forked, is_place, is_proxy, own_frames, plain_name
+from unsloth_watch.waits.place import find_user_frame, is_forked, is_looking, is_place, is_proxy, own_frames, plain_name
 from unsloth_watch.waits.scene import has_ended
-from unsloth_watch.waits.wait import Class, classify, find_joined, find_loop
+from unsloth_watch.waits.wait import Class, classify, find_joined, find_loop, is_sleep
 
 
 class Aim(str, enum.Enum):
@@ -102,7 +102,6 @@ _GIL_FUNCTIONS = frozenset(
 )
 _GIL_OPERATIONS = (0x80, 0x89)
 # FUTEX_WAIT and FUTEX_WAIT_BITSET, private and without the wall clock: pthread_cond_timedwait by the monotonic clock.
-_SLEEPS = frozenset({"nanosleep", "clock_nanosleep"})
 _NATIVE_LOCKS = (
     ("lock_PyThread_acquire_lock", Aim.LOCK),
     ("rlock_acquire", Aim.LOCK),
@@ -151,12 +150,16 @@ def read_want(thread: ThreadEvidence, process: ProcessEvidence) -> Want:
     is_timed = wait.kind is Class.TIMED
     found = _find_place(thread.frames)
     # Whoever writes has something to say: a feeder or worker that does is no idle one.
-    if found is not None and wait.kind not in (Class.RUNNING, Class.LOCK) and not wait.is_write:
+    is_awake = wait.kind is Class.RUNNING and not is_looking(thread.frames)
+    if found is not None and not is_awake and wait.kind is not Class.LOCK and not wait.is_write:
         aim, name, words = found
-        if aim is Aim.IDLE and thread.call in _SLEEPS:  # its task is a sleep, straight from C
+        if aim is Aim.IDLE and is_sleep(thread.call, thread.syscall_args):  # its task is a sleep, straight from C
             return Want(Aim.TIMED, wait.why, frame=frame)
         if aim is Aim.IDLE and name.endswith("serve_client") and wait.kind is Class.MEMORY:  # a manager at work for a client
-            return _read_call(thread, wait.kind, frame, address, wait.why)
+            served = _find_place(thread.frames[: next(at for at, one in enumerate(thread.frames) if one.function == name)])
+            if served is None:
+                return _read_call(thread, wait.kind, frame, address, wait.why)
+            aim, name, words = served
         is_poll = is_timed and aim in (Aim.EVENT, Aim.QUEUE, Aim.CHANNEL, Aim.FUTURE, Aim.THREAD, Aim.CHILD) and loop is None
         return Want(Aim.TIMED if is_poll else aim, words, name, frame, address=address, asked=aim if is_poll else None)
     joined = find_joined(thread, process)
