@@ -6,15 +6,27 @@ import sys
 
 from watched import Watched
 
-# The parent stands still; its child sees that somebody looks at it, and from then on the work goes on.
+# The parent stands still; its child sees that the evidence is taken, by the tool that may pause, and from then on the work goes on.
+# That the parent is traced shows for some milliseconds only, which a busy machine lets the child miss.
 REVIVED = """
-    import os, time
-    parent = os.getpid()
+    import glob, os, time
+    def parent_of(pid):
+        with open(f"/proc/{pid}/status") as status:
+            return int(next(line for line in status if line.startswith("PPid:")).split()[1])
+    root = os.getpid()
+    supervisor = parent_of(parent_of(root))
+    def is_captured():
+        for path in glob.glob(f"/proc/{supervisor}/task/*/children"):
+            for pid in open(path).read().split():
+                try:
+                    with open(f"/proc/{pid}/cmdline", "rb") as file:
+                        argv = file.read().split(bytes(1))
+                except OSError:
+                    continue
+                if b"dump" in argv and b"--nonblocking" not in argv:
+                    return True
     if os.fork() == 0:
-        def tracer():
-            with open(f"/proc/{parent}/status") as status:
-                return int(next(line for line in status if line.startswith("TracerPid:")).split()[1])
-        while tracer() == 0:
+        while not is_captured():
             time.sleep(0.005)
         for step in range(1, 7):
             print(f"step {step}/6", flush=True)
