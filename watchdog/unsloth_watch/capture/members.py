@@ -174,7 +174,8 @@ def _build(
     elif result is None:
         result = Climb(missing=(f"stack of PID {pid}: no time was left for it; allow the capture more time",))
     dump, notes, missing = result.dump, list(result.notes), [*read.missing, *result.missing, *extra]
-    matched = match_threads(read, dump, reads_memory=not extra)
+    reads_memory = read.waits is not None and not extra
+    matched = match_threads(read, dump, reads_memory=reads_memory)
     if dump is not None and len(dump.threads) > len(matched):
         lost = [thread.name or "?" for thread in dump.threads if thread not in matched.values()]
         missing.append(f"stacks of PID {pid}: {len(lost)} cannot be told which kernel thread is theirs: {', '.join(lost[:5])}")
@@ -190,7 +191,7 @@ def _build(
         state=read.state,
         uid=read.uid,
         tracer_pid=read.tracer_pid,
-        threads=build_threads(read, matched, reads_memory=read.waits is not None and not extra),
+        threads=build_threads(read, matched, reads_memory=reads_memory),
         descriptors=None if read.files is None else tuple(file.to_descriptor(connections) for file in read.files),
         python_version=read.python_version or (find_version(dump) if dump else None),
         stack_method=dump.method if dump else None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from unsloth_watch.capture.bounds import mark_bounds
-from unsloth_watch.capture.deadline import Deadline
+from unsloth_watch.capture.deadline import Deadline, DeadlineError, within
 from unsloth_watch.capture.members import ask, order, read_job_locks, read_members, read_outside
 from unsloth_watch.capture.outsiders import ask_outsiders
 from unsloth_watch.capture.process import ProcessRead
@@ -58,7 +58,7 @@ def survey(
     refs = order(members, root)
     is_large = len(refs) >= LARGE
     if is_large and root is not None:
-        refuted = ask("who wakes by the clock", lambda: refute(refs, root, deadline, binary), deadline, missing)
+        refuted = ask("who wakes by the clock", lambda: _refute(refs, root, deadline.left() / 3, binary), deadline, missing)
         if refuted is not None:
             return msgspec.structs.replace(reduce_survey(refuted), at=at, seconds=clock() - at, is_sealed=is_sealed)
     reads, processes = read_members(
@@ -86,7 +86,16 @@ def survey(
     found = msgspec.structs.replace(found, processes=marked or processes, missing=tuple(missing))
     asked = ask("who outside holds the other ends", lambda: ask_outsiders(found, deadline), deadline, missing) or found
     asked = ask("time-outs of sockets", lambda: mark_timeouts(asked), deadline, missing) or asked
-    return msgspec.structs.replace(reduce_survey(asked), seconds=clock() - at)
+    # Without what the sockets' time-outs are, a wait that ends by the clock would count as one without an end.
+    return msgspec.structs.replace(reduce_survey(asked), missing=tuple(missing), seconds=clock() - at)
+
+
+def _refute(refs: Sequence[ProcessRef], root: ProcessRef, seconds: float, binary: str | None) -> Evidence | None:
+    """Return a survey of those who spoil every proof; None for nobody, and where it is late: that alone says nothing of the job."""
+    try:
+        return within(seconds, refute, refs, root, Deadline(seconds), binary)
+    except DeadlineError:
+        return None
 
 
 def _needs_stack(process: ProcessRead) -> bool:

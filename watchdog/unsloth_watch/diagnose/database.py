@@ -33,7 +33,7 @@ class DatabaseWait(msgspec.Struct, frozen=True):
     Attributes:
         sighting: The thread, and its innermost frame of Python.
         locks: Whom it waits for, writers alone where there are any: a reader rarely is in the way.
-        is_seen: Whether its native frames show the wait. Without them it only sleeps as one who waits.
+        is_seen: Whether its native frames show the wait, and for what. Without them it only sleeps as one who waits.
     """
 
     sighting: Sighting
@@ -50,11 +50,16 @@ def find_database_waits(case: Case) -> Iterator[DatabaseWait]:
             is_seen, depth = _is_seen(thread), next((at for at, frame in enumerate(thread.frames) if not frame.is_native), None)
             if depth is None or thread.call not in _SLEEPS or not (is_seen or (depth == 0 and _naps(thread))):
                 continue
-            writers = tuple(lock for lock in held if lock.mode == "WRITE")
+            # Who commits holds PENDING_BYTE itself, and waits until everybody else has read.
+            read = {lock.path for lock in held if lock.mode == "READ" and lock.pid != process.ref.pid}
+            own = [lock for lock in held if lock.pid == process.ref.pid and lock.start == _PENDING_BYTE and lock.path in read]
+            writers = tuple(lock for lock in held if lock.mode == "WRITE" and lock not in own)
             # A process has a lock but once: of a reader's own it cannot be told whether another of its connections is in the way.
             locks = writers or tuple(lock for lock in held if lock.pid != process.ref.pid)
             if locks:
-                yield DatabaseWait(Sighting(process, thread, depth), locks, is_seen)
+                # Of several databases it cannot be told which one it waits for.
+                is_one = len({name_database(lock) for lock in locks}) == 1
+                yield DatabaseWait(Sighting(process, thread, depth), locks, is_seen and is_one)
 
 
 def is_database_lock(lock: FileLock) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from unsloth_watch.diagnose.blame import Trace, explain, make_culprit, tell
-from unsloth_watch.diagnose.waitremedies import mend_machine, mend_missing
+from unsloth_watch.diagnose.waitremedies import mend_machine, mend_missing, mend_ranks
 from unsloth_watch.model.diagnosis import Culprit, Diagnosis, Statement, Status
-from unsloth_watch.waits.functions import MACHINES
+from unsloth_watch.waits.functions import FINISHED, MACHINES
 from unsloth_watch.waits.ranks import find_missing
 from unsloth_watch.waits.scene import Key
 from unsloth_watch.waits.stores import find_store
@@ -32,7 +32,9 @@ def explain_missing(found: Trace, first: Key) -> Diagnosis:
     parent = found.graph.scene.processes[first[0]].ppid
     dead = [process for process in found.case.processes if process.state in ("Z", "X") and process.ppid == parent]
     # Whoever could write into a store is connected to it, so that a rank which is not there yet has to come.
+    is_ending, is_whole = want.words == FINISHED, size > 0 and not missing
     is_starting = want.name.rpartition(".")[2] in _START or find_store(first, found.graph.scene) is not None
+    is_starting = is_starting and not (is_ending or is_whole)
     status = Status.SUPPORTED if found.is_lasting and (is_starting or missing or dead) else Status.HYPOTHESIS
     more = (
         [Statement(f"WORLD_SIZE is {size}, and of its ranks {_count(missing)} is not in this job", "environment")]
@@ -45,10 +47,15 @@ def explain_missing(found: Trace, first: Key) -> Diagnosis:
     who = f"{_count(missing)} of {size}" if missing else f"PID {dead[0].ref.pid}" if len(dead) == 1 else None
     fate = "has died" if dead and len(missing) in (0, len(dead)) else "never started, has died, or is on another host"
     lost = f"{who} is not there: it {fate}" if who else f"a rank {fate}"
+    title = "A rank is missing"
+    if is_ending:
+        title, lost = "Another machine has not finished", "its ranks have not ended yet, or its launcher has died"
+    elif is_whole and not dead:
+        title, lost = "Ranks wait for each other", f"all {size} ranks are here, and each waits for another one"
     return explain(
         found,
         _CAUSE,
-        "A rank is missing",
+        title,
         f"{tell(found, first)} ({want.name}), and no process of this job is elsewhere: {lost}.",
         status,
         confidence=0.85 if status is Status.SUPPORTED else None,
@@ -61,7 +68,7 @@ def explain_missing(found: Trace, first: Key) -> Diagnosis:
             peer=who,
         ),
         refuted_by="all ranks are there and in the same collective, which would make it a stall of the network or the device",
-        remedies=mend_missing(who or "the missing rank"),
+        remedies=mend_ranks() if is_ending or is_whole else mend_missing(who or "the missing rank"),
         more=tuple(more),
     )
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 MACHINES = "waits for the other machines to join"
 """Words of a launcher that has started no rank yet."""
+FINISHED = "waits for the other machines to finish"
+"""Words of a launcher whose own ranks have ended (exit_barrier_timeout, 300 s)."""
 FUNCTIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("/threading.py", ("wait", "wait_for", "_wait"), "event", "waits for another thread's signal"),
     ("/threading.py", ("acquire",), "event", "waits for a place of a semaphore"),
@@ -99,6 +101,7 @@ FUNCTIONS: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("/torch/distributed/elastic/rendezvous/etcd_rendezvous.py", ("next_rendezvous",), "collective", MACHINES),
     ("/torch/distributed/elastic/utils/store.py", ("get_all", "synchronize", "barrier"), "collective", MACHINES),
     ("/torch/distributed/elastic/agent/server/api.py", ("_assign_worker_ranks",), "collective", MACHINES),
+    ("/torch/distributed/elastic/agent/server/api.py", ("_exit_barrier",), "collective", FINISHED),
     # Workers and helpers without a task.
     ("/concurrent/futures/thread.py", ("_worker",), "idle", "has no task"),
     ("/concurrent/futures/process.py", ("_process_worker",), "idle", "has no task"),
