@@ -63,6 +63,16 @@ def test_a_counter_without_a_total_that_begins_again_counts_again() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["batch", "train/batch_idx", "mb1", "samples", "segment"])
+def test_a_named_number_that_goes_through_its_values_again_counts_again(name: str) -> None:
+    assert when_counted([(7.0 * n, f"{name}={n % 6}") for n in range(12)]) == [7.0 * n for n in (1, 2, 3, 4, 5, 7, 8, 9, 10, 11)]
+
+
+@pytest.mark.parametrize("name", ["[gc] objects", "queue", "conns"])
+def test_a_named_number_that_only_rises_and_falls_counts_no_more_than_once(name: str) -> None:
+    assert max(when_counted([(7.0 * n, f"{name}={n % 6}") for n in range(60)])) == 35.0
+
+
 @pytest.mark.parametrize("text", ["load is {} here", "active={}"])
 def test_what_swings_soon_counts_no_more(text: str) -> None:
     def wave(n: int) -> int:
@@ -84,6 +94,11 @@ NOT_COUNTED = {
     "a failed attempt": "#{} failed: connection refused",
     "an error": "[{}] HTTP error 503, again",
     "a thread": "Thread-{} says hello",
+    "a worker of a pool": "[ForkPoolWorker-{}] hello",
+    "a task": "Task-{} says hello",
+    "a worker": "worker-{} says hello",
+    "one that died": "child #{} was killed",
+    "one that is checked": "checking peer [{}]",
     "a process": "process {} says hello",
     "a place": "localhost:{} says hello",
     "a long id": "17640120{:04d} says hello",
@@ -94,6 +109,16 @@ NOT_COUNTED = {
 @pytest.mark.parametrize("name", NOT_COUNTED)
 def test_what_grows_while_nothing_gets_done_does_not_count(name: str) -> None:
     assert when_counted([(7.0 * number, NOT_COUNTED[name].format(number)) for number in range(1, 20)]) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["20261124-{0:06d} hello", "20261124 {0:06d} hello", "[241124 {0:06d}] hello", "{1:02d}h{2:02d} hello"]
+)
+def test_a_time_without_signs_is_no_index(text: str) -> None:
+    def clock(at: int) -> tuple[int, int, int]:
+        return at // 3600 * 10000 + at % 3600 // 60 * 100 + at % 60, at // 3600, at % 3600 // 60
+
+    assert when_counted([(7.0 * n, text.format(*clock(72000 + 60 * n))) for n in range(40)]) == []
 
 
 def test_a_table_of_devices_that_is_printed_every_minute_counts_once_at_most() -> None:

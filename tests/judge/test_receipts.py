@@ -63,6 +63,28 @@ def test_what_a_process_sends_to_itself_to_wake_its_own_loop_is_no_stream() -> N
     assert find_receivers(msgspec.structs.replace(part, missing=("PID 7",)))
 
 
+def test_the_pair_of_a_loop_that_was_inherited_by_a_child_is_no_stream_where_tcp_is_waited_for() -> None:
+    ends = tuple(
+        Descriptor(
+            fd=fd, target=f"socket:[{one}]", connection=Connection("unix", f"socket:[{one}]", f"socket:[{other}]", "ESTABLISHED")
+        )
+        for fd, one, other in ((4, 7, 8), (5, 8, 7))
+    )
+
+    def serving(connection: Connection) -> Evidence:
+        survey = waiting(connection, "epoll_wait", "epoll wait on fd 6 for fd 3, 4, no timeout")
+        [server] = survey.processes
+        peer = msgspec.structs.replace(server.descriptors[0], target="socket:[9]")
+        [thread] = server.threads
+        thread = msgspec.structs.replace(thread, wait_fds=(6, 3, 4))
+        server = msgspec.structs.replace(server, threads=(thread,), descriptors=(peer, *ends))
+        child = ProcessEvidence(ProcessRef(101, 1), 100, descriptors=ends)
+        return msgspec.structs.replace(survey, processes=(server, child))
+
+    assert not find_receivers(serving(TCP))
+    assert find_receivers(serving(Connection("unix", "socket:[9]", "socket:[10]", "ESTABLISHED")))
+
+
 def test_the_longest_time_limit_that_a_thread_was_seen_with_stands() -> None:
     limits = []
     known = None

@@ -139,6 +139,14 @@ def test_a_line_that_never_ends_is_read_at_its_end():
     assert seen[-1][0][1] > seen[-2][0][1]
 
 
+def test_a_line_that_never_ends_is_read_at_its_end_after_a_loss_as_well():
+    reader = OutputReader()
+    reader.feed(b"1 2", 0)
+    reader.feed(b"999 ", 0, skipped=50)
+    seen = [names(reader.feed(b"%d " % number, 0).readings) for number in range(1000, 3000)]
+    assert seen[-1][0][1] > seen[-2][0][1] > 2000
+
+
 def test_dots_that_never_end_say_nothing():
     reader = OutputReader()
     seen = [reader.feed(b".", 0).readings for _ in range(3000)]

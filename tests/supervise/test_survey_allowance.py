@@ -45,12 +45,19 @@ def test_no_more_is_saved_up_than_the_most():
 def test_a_large_one_that_could_not_be_finished_is_not_repeated_before_its_share_allows():
     allowance = Allowance(0.0)
     assert not allowance.is_resting(0.0)
-    allowance.rest_after(4.0, now=10.0)
+    allowance.rest_after(4.0, 86400.0, now=10.0)
     assert allowance.is_resting(10.0 + 0.99 * 4.0 / VAIN_SHARE)
     assert not allowance.is_resting(10.0 + 1.01 * 4.0 / VAIN_SHARE)
 
 
+@pytest.mark.parametrize("stall_s", [20.0, 180.0])
+def test_several_of_the_dearest_fit_into_a_stall_timeout(stall_s: float):
+    allowance = Allowance(0.0)
+    allowance.rest_after(60.0, stall_s, now=10.0)
+    assert not allowance.is_resting(10.0 + 1.01 * stall_s / 6)
+
+
 def test_a_small_one_that_could_not_be_finished_may_be_repeated_at_once():
     allowance = Allowance(0.0)
-    allowance.rest_after(0.99 * LARGE_S, now=10.0)
+    allowance.rest_after(0.99 * LARGE_S, 180.0, now=10.0)
     assert not allowance.is_resting(10.0)

@@ -9,7 +9,7 @@ up, is no stream; whoever feeds it so is seen by other means.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -199,11 +199,25 @@ def _is_own(target: str, connection: Connection | None, process: ProcessEvidence
     return holders.get(target, {-1}) | holders.get(connection.remote, {-1}) == {process.ref.pid}
 
 
+def _leave_own(uncounted: Mapping[str, str], targets: Sequence[str], process: ProcessEvidence) -> Mapping[str, str]:
+    """Leave out pairs of which a process has both ends where it waits for TCP as well: what wakes it is counted.
+
+    An event loop's own pair is inherited by every child that is forked beside it.
+    """
+    found = {one.target: one.connection for one in process.descriptors or () if one.connection is not None}
+    if not any(target in found and found[target].kind.startswith("tcp") for target in targets):
+        return uncounted
+    own = {one for one, connection in found.items() if connection.kind == "unix" and connection.remote in found}
+    return {one: word for one, word in uncounted.items() if one not in own}
+
+
 def _find_receiver(thread: ThreadEvidence, process: ProcessEvidence, uncounted: Mapping[str, str]) -> Receiver | None:
     wait = classify(thread, process)
     is_poll = thread.call in _POLLS
     if wait.kind not in (Class.CHANNEL, Class.TIMED) or wait.loop is Loop.MONITOR or thread.is_pulse or thread.syscall is None:
         return None
+    if is_poll:
+        uncounted = _leave_own(uncounted, wait.targets, process)
     source = next((uncounted[target] for target in wait.targets if target in uncounted), None)
     if source is None:
         return None

@@ -27,6 +27,18 @@ NOISE = (
     | frozenset({"seconds", "sec", "secs", "memory", "mem", "rss", "gpu", "cpu", "temp", "temperature", "port", "pid"})
 )
 """Names under which numbers grow while nothing gets done."""
+PASSES = (
+    frozenset(
+        {"step", "iter", "iteration", "it", "epoch", "batch", "minibatch", "microbatch", "micro", "mb", "idx", "index", "i", "n"}
+    )
+    | frozenset(
+        {"sample", "example", "row", "record", "item", "image", "frame", "clip", "sequence", "prompt", "question", "problem"}
+    )
+    | frozenset({"token", "document", "doc", "page", "sentence", "pair", "file", "shard", "chunk", "part", "block", "segment"})
+    | frozenset({"window", "layer", "tensor", "round", "episode", "rollout", "game", "trial", "fold", "candidate", "task", "query"})
+)
+"""Words (or their plurals) of a name whose number goes through the same values pass after pass. What has another name and falls
+back, as a collector's objects or a queue's entries do, says nothing by rising again."""
 _INTERVALS_KEPT = 50
 _VALUES_KEPT = 8
 _CLOCK_ADVANCES = 4
@@ -36,7 +48,7 @@ _LEAPS = 3
 _PASS_RISES, _PASS_S = 4, 3.0
 """Rises on end, and seconds, of a pass of a number without a total; what falls back to its start afterwards begins the next. What
 swings seldom rises so often, and does not fall at once; a table of devices is printed in no time, however often."""
-_WORD = re.compile(r"[a-z0-9]+")
+_WORD = re.compile(r"[a-z]+")
 
 
 class Counter(msgspec.Struct, frozen=True):
@@ -166,6 +178,12 @@ def _is_metric(name: str) -> bool:
     return name in METRICS or not METRIC_WORDS.isdisjoint(_WORD.findall(name))
 
 
+def _is_passing(name: str) -> bool:
+    return name.startswith(INDEX) or not PASSES.isdisjoint(
+        form for word in _WORD.findall(name) for form in (word, word.rstrip("s"))
+    )
+
+
 def _advance_open(before: Counter, value: float, at: float, since: float | None) -> Counter | None:
     """Return a counter without a total: it advances beyond its best of this pass, a bare number by one, or line after line.
 
@@ -180,7 +198,7 @@ def _advance_open(before: Counter, value: float, at: float, since: float | None)
         is_next = not before.name.startswith(INDEX) or value == before.best + 1 or rises >= _LEAPS
         return _moved(after, value, at, since, after.recent) if is_next else msgspec.structs.replace(after, best=value)
     is_pass = before.rises >= _PASS_RISES and before.advanced_at - before.started_at >= _PASS_S
-    if is_pass and value <= before.started_from:
+    if is_pass and value <= before.started_from and _is_passing(before.name):
         return msgspec.structs.replace(after, best=value, started_at=at, started_from=value)
     return after
 

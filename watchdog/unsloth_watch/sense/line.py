@@ -40,6 +40,8 @@ _TOKEN = re.compile(
         [0-9a-fA-F]{{8}}-(?:[0-9a-fA-F]{{4}}-){{3}}[0-9a-fA-F]{{12}}                        # uuid
       | \b0[xX][0-9a-fA-F]+\b
       | \b(?=[0-9a-f]{{0,63}}[a-f])(?=[a-f]{{0,63}}\d)(?!\d+e\d+\b)[0-9a-f]{{7,64}}\b       # commit, digest
+      | \b(?:(?:19|20)\d\d|\d\d)(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])[T_\ -](?:[01]\d|2[0-3])[0-5]\d[0-5]\d\b  # 241124 204917
+      | \b(?:[01]\d|2[0-3])h[0-5]\d(?:m?[0-5]\d)?s?\b                                       # 20h49
       | \b\d{{4}}[-/]\d\d[-/]\d\d(?:[T\ _-]?\d\d[:-]\d\d(?:[:-]\d\d)?(?:[.,]\d+)?(?:Z\b|[+-]\d\d:?\d\d\b)?)?
       | \b\d\d?(?P<cut>[-/])\d\d?(?P=cut)(?:\d{{4}}|\d\d)\b                                  # 24/11/2026
       | \b\d\d[-/]\d\d(?=\ \d\d:\d\d)                                                       # vLLM: 11-24 07:41:07
@@ -78,6 +80,7 @@ _CLAUSE = re.compile(r"[,|;\]]|\s-\s")
 _NEXT = re.compile(r"[\s)\]]{0,2}([A-Za-z]+)")
 _ERROR_RATE = re.compile(r"\berrors?\W{1,3}(?=\d*\.\d)", re.IGNORECASE)  # ``train-error:0.25`` is a result, ``error: refused`` none
 _BEFORE = re.compile(r"([A-Za-z]+)[^A-Za-z\d]{0,3}$")
+_SOMEBODY = re.compile(r"\b(?:(?:[A-Z][a-z]+){2,}|[Ww]orkers?|Task)-$")  # ``ForkPoolWorker-5``, ``Task-12``, ``worker-17``
 
 _IDLE = re.compile(
     r"\b(?:retry|retries|retrying|attempts?|waiting|waited|waits|heartbeat|alive|keep-?alive|polling|sleeping|idle|timed out"
@@ -160,11 +163,10 @@ def _scan(text: str) -> tuple[str, list[tuple[str, float, float | None]], list[f
         parts.append("#")
         end = token.end()
         kind = token.lastgroup
-        if kind not in ("skip", "digits", "nan") and len(found) < MOST_READINGS:
-            entry = _counter(token, text)
-            if entry is not None:
-                found.append(entry)
-        if kind in ("number", "digits") and len(indexes) < MOST_INDEXES and _is_index(token, text):
+        entry = _counter(token, text) if kind not in ("skip", "digits", "nan") and len(found) < MOST_READINGS else None
+        if entry is not None:
+            found.append(entry)
+        elif kind in ("number", "digits") and len(indexes) < MOST_INDEXES and _is_index(token, text):
             indexes.append(float(token[0].rstrip(".,")))
     parts.append(text[end:])
     return " ".join("".join(parts).split()), _distinct(found), indexes
@@ -177,6 +179,8 @@ def _is_index(token: re.Match[str], text: str) -> bool:
     """
     start, digits = token.start(), token[0].rstrip(".,")
     if not digits.isdecimal() or len(digits) > INDEX_DIGITS or text[max(0, start - 1) : start] == ":":
+        return False
+    if _SOMEBODY.search(text[max(0, start - 24) : start]):
         return False
     before, after = _BEFORE.search(text[max(0, start - 24) : start]), _NEXT.match(text[token.end() : token.end() + 24])
     near = (_words(before[1]) if before else set()) | (_words(after[1]) if after else set())

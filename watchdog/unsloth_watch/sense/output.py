@@ -120,7 +120,7 @@ class OutputReader:
 
     def _read_tail(self) -> str:
         """Return the last whole words of an unfinished line that is longer than what is read of a line; else nothing."""
-        if self._is_cut or len(self._partial) <= MOST_CHARS:
+        if len(self._partial) <= MOST_CHARS:
             return ""
         pieces = _GAPS.split(self._tail)  # the first may have been cut off, the last may go on
         return _decode(b" ".join(pieces[1:-1]))

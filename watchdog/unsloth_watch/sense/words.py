@@ -33,6 +33,7 @@ KEPT_RATES = frozenset({"learning_rate"})
 FUTILE = frozenset(
     {"not", "fail", "failed", "fails", "failure", "failing", "error", "errors", "exception", "refused", "unreachable",
      "unavailable", "pending", "probe", "probing", "reconnecting", "restarting", "restarted", "monitor", "monitoring", "watching",
-     "health", "wait", "waiting", "beat", "pulse", "spawned", "started"}
+     "health", "wait", "waiting", "beat", "pulse", "spawned", "started", "killed", "died", "dead", "aborted",
+     "terminated", "dumped", "exited", "respawned", "checking"}
 )  # fmt: skip
 """Words of a line whose index counts what is tried or looked at, not what is done."""

@@ -12,6 +12,8 @@ SAVED_S = 2.0
 """CPU seconds that can be saved up: seven surveys of 20 processes with 10 threads each, where a proof takes two or three."""
 VAIN_SHARE = 0.02
 """Share of a core that large surveys may use which came to nothing for lack of time, whoever wants them."""
+MOST_REST = 1 / 6
+"""Longest rest, in stall timeouts: a job in doubt may be fed through a pipe, which surveys alone show, and several must fit in."""
 LARGE_S = 1.0
 """CPU seconds from which a survey is a large one: 20 processes never take as much."""
 
@@ -54,12 +56,13 @@ class Allowance:
         """
         self._left_s -= used_s
 
-    def rest_after(self, used_s: float, now: float) -> None:
+    def rest_after(self, used_s: float, stall_s: float, now: float) -> None:
         """Let time pass after a survey that could not be finished: the next one would do no better, and proves as little.
 
         Args:
             used_s: CPU seconds that it took, helpers included.
+            stall_s: The stall timeout.
             now: Monotonic seconds.
         """
         if used_s >= LARGE_S:
-            self._resumes_at = now + used_s / VAIN_SHARE
+            self._resumes_at = now + min(used_s / VAIN_SHARE, stall_s * MOST_REST)

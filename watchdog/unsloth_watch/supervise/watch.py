@@ -248,7 +248,8 @@ class Watch:
             self._tell_fault("survey", f"{type(error).__name__}: {error}")
             return ()
         if not found.is_complete:
-            self._allowance.rest_after(used_s + clock.helpers_cpu() - self._survey_began_helpers_s, clock.monotonic())
+            used_s += clock.helpers_cpu() - self._survey_began_helpers_s
+            self._allowance.rest_after(used_s, self._rules.stall_s, clock.monotonic())
         return (found,)
 
     def _collect_looks(self) -> tuple[Look, ...]:
